@@ -1,0 +1,129 @@
+"""Grouped-query attention: the function, and the module around it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gqa_flax.model.cache import KVCache
+
+
+def grouped_query_attention(
+  query, key, value, bias=None, *, dropout_rate=0.0, dropout_rng=None
+):
+  """Attends with N query heads to K <= N key/value heads, N divisible by K.
+
+  Query head n reads key/value head n // (N // K); no key or value is ever
+  repeated in memory. As in T5, logits are not divided by sqrt(H): the query's
+  initializer carries that factor. Source: Ainslie et al. 2023, section 2.2.
+
+  Args:
+    query: [batch, target_length, N, head_dim].
+    key: [batch, source_length, K, head_dim].
+    value: [batch, source_length, K, head_dim].
+    bias: added to the logits (positions and masks, a large negative number
+      where attention is barred); broadcastable to
+      [batch, N, target_length, source_length]. None adds nothing.
+    dropout_rate: share of the attention weights to drop.
+    dropout_rng: a PRNG key, needed if dropout_rate > 0. One draw serves all
+      query positions, as in T5X.
+
+  Returns:
+    [batch, target_length, N, head_dim], in the value's dtype.
+
+  Raises:
+    ValueError: if K does not divide N, or key and value disagree.
+  """
+  q_BTNH, k_BSKH, v_BSKH = query, key, value
+  B, T, N, H = q_BTNH.shape
+  S, K = k_BSKH.shape[1:3]
+  if k_BSKH.shape != v_BSKH.shape or N % K:
+    raise ValueError(
+      f'{N} query heads cannot attend to keys {k_BSKH.shape} and values '
+      f'{v_BSKH.shape}; give both one shape [batch, length, heads, head_dim] '
+      f'whose heads divide {N}.'
+    )
+  q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+  logits_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, k_BSKH)
+  if bias is not None:
+    logits_BKGTS += _group_heads(bias.astype(logits_BKGTS.dtype), K, N // K)
+  probs_BKGTS = jax.nn.softmax(logits_BKGTS.astype(jnp.float32))
+  probs_BKGTS = probs_BKGTS.astype(v_BSKH.dtype)
+  if dropout_rate > 0:
+    keep_BKG1S = jax.random.bernoulli(
+      dropout_rng, 1 - dropout_rate, (B, K, N // K, 1, S)
+    )
+    probs_BKGTS *= keep_BKG1S.astype(v_BSKH.dtype) / (1 - dropout_rate)
+  x_BTKGH = jnp.einsum('BKGTS,BSKH->BTKGH', probs_BKGTS, v_BSKH)
+  return x_BTKGH.reshape(B, T, N, H)
+
+
+def _group_heads(bias, num_kv_heads, group_size):
+  """Splits the head axis of a bias; one that heads share stays unbroadcast."""
+  bias_BNTS = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
+  if bias_BNTS.shape[1] == 1:
+    return bias_BNTS[:, :, None]
+  B, _, T, S = bias_BNTS.shape
+  return bias_BNTS.reshape(B, num_kv_heads, group_size, T, S)
+
+
+class Attention(nn.Module):
+  """Self- or cross-attention with grouped key/value heads.
+
+  Kernels are two-dimensional, [D, heads * H], as T5X stores them. The four
+  projections are methods of their own, so that decoding can project the keys
+  and values of a cache once.
+  """
+
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  emb_dim: int
+  dropout_rate: float
+  dtype: jnp.dtype
+
+  def setup(self):
+    # T5 folds 1 / sqrt(head_dim) into the query's initializer.
+    init = kernel_init(1.0)
+    self.query = self._dense(self.num_heads, kernel_init(1.0 / self.head_dim))
+    self.key = self._dense(self.num_kv_heads, init)
+    self.value = self._dense(self.num_kv_heads, init)
+    self.out = nn.Dense(
+      self.emb_dim, use_bias=False, dtype=self.dtype, kernel_init=init
+    )
+
+  def _dense(self, heads, init):
+    return nn.Dense(
+      heads * self.head_dim, use_bias=False, dtype=self.dtype, kernel_init=init
+    )
+
+  def __call__(self, x_BTD, source_BSD, bias=None, *, deterministic=True):
+    """Returns [B, T, D]: what positions of x read from those of source."""
+    keys_values = self.project_keys_values(source_BSD)
+    return self.attend(x_BTD, keys_values, bias, deterministic=deterministic)
+
+  def project_keys_values(self, source_BSD) -> KVCache:
+    """Returns the keys and values, each [B, S, K, H], of source."""
+    shape = (*source_BSD.shape[:2], self.num_kv_heads, self.head_dim)
+    return KVCache(
+      key=self.key(source_BSD).reshape(shape),
+      value=self.value(source_BSD).reshape(shape),
+    )
+
+  def attend(self, x_BTD, cache: KVCache, bias=None, *, deterministic=True):
+    """Returns [B, T, D]: what positions of x read from a cache."""
+    B, T, _ = x_BTD.shape
+    dropout_rate = 0.0 if deterministic else self.dropout_rate
+    x_BTNH = grouped_query_attention(
+      self.query(x_BTD).reshape(B, T, self.num_heads, self.head_dim),
+      cache.key,
+      cache.value,
+      bias,
+      dropout_rate=dropout_rate,
+      dropout_rng=self.make_rng('dropout') if dropout_rate else None,
+    )
+    return self.out(x_BTNH.reshape(B, T, self.num_heads * self.head_dim))
+
+
+def kernel_init(scale):
+  """The initializer of attention kernels: normal, variance scale / fan_in."""
+  return nn.initializers.variance_scaling(scale, 'fan_in', 'normal')
