@@ -1,0 +1,1 @@
+"""From multi-head to grouped-query attention, on arrays of parameters."""

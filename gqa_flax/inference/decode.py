@@ -1,0 +1,108 @@
+"""The decoding loop: one token a step, until every sequence has ended."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gqa_flax.inference import EOS_ID, PAD_ID, check_decode_length
+from gqa_flax.inference.beam import beam_search
+
+
+def greedy_decode(model, params, encoder_input_tokens, max_decode_length):
+  """Decodes as T5X does with one beam, which is how the paper decodes.
+
+  Each step goes on with the most probable token, but a sequence may also end
+  where EOS is the runner-up: of all endings seen on the way, the one of the
+  highest probability is returned. Plain argmax, which ends only where EOS is
+  the most probable token, is `sample_decode` with `Greedy()`; the two agree
+  unless EOS was a runner-up before.
+
+  Args:
+    model: a Transformer.
+    params: its parameters.
+    encoder_input_tokens: int32 [batch, source_length], 0 is padding.
+    max_decode_length: tokens at most, EOS included.
+
+  Returns:
+    int32 [batch, max_decode_length]: the tokens up to and with EOS (1), then
+    padding (0).
+
+  Raises:
+    ValueError: if max_decode_length is below 1.
+  """
+  tokens, _ = beam_search(
+    model,
+    params,
+    encoder_input_tokens,
+    max_decode_length,
+    beam_size=1,
+    alpha=0.0,
+  )
+  return tokens[:, 0]
+
+
+def sample_decode(
+  model, params, encoder_input_tokens, max_decode_length, sampler, rng=None
+):
+  """Decodes with a sampler: `Greedy()` or `Temperature(...)`.
+
+  Args:
+    model: a Transformer.
+    params: its parameters.
+    encoder_input_tokens: int32 [batch, source_length], 0 is padding.
+    max_decode_length: tokens at most, EOS included.
+    sampler: called with float32 logits [batch, vocab] and a PRNG key.
+    rng: a PRNG key; None is the key of seed 0.
+
+  Returns:
+    int32 [batch, max_decode_length]: the tokens up to and with EOS (1), then
+    padding (0).
+
+  Raises:
+    ValueError: if max_decode_length is below 1.
+  """
+  check_decode_length(max_decode_length)
+  rng = jax.random.key(0) if rng is None else rng
+  return _decode(
+    model, max_decode_length, sampler, params, encoder_input_tokens, rng
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnames=('model', 'max_decode_length', 'sampler')
+)
+def _decode(
+  model, max_decode_length, sampler, params, encoder_input_tokens, rng
+):
+  variables = {'params': params}
+  batch = encoder_input_tokens.shape[0]
+
+  def unfinished(state):
+    _, _, ended_B, cache, _ = state
+    return (cache.position < max_decode_length) & ~jnp.all(ended_B)
+
+  def step(state):
+    output_BT, previous_B, ended_B, cache, rng = state
+    rng, step_rng = jax.random.split(rng)
+    position = cache.position
+    logits_BV, cache = model.apply(
+      variables, previous_B, cache, method='decode_step'
+    )
+    next_B = jnp.where(ended_B, PAD_ID, sampler(logits_BV, step_rng))
+    output_BT = jax.lax.dynamic_update_slice(
+      output_BT, next_B[:, None], (0, position)
+    )
+    return output_BT, next_B, ended_B | (next_B == EOS_ID), cache, rng
+
+  cache = model.apply(
+    variables, encoder_input_tokens, max_decode_length, method='init_cache'
+  )
+  state = (
+    jnp.full((batch, max_decode_length), PAD_ID, jnp.int32),
+    jnp.full((batch,), PAD_ID, jnp.int32),
+    jnp.zeros((batch,), bool),
+    cache,
+    rng,
+  )
+  return jax.lax.while_loop(unfinished, step, state)[0]
