@@ -1,0 +1,1 @@
+"""Pre-training, uptraining and fine-tuning: one loop for all three."""

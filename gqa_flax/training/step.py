@@ -1,0 +1,168 @@
+"""One training step, a pure function of state and batch."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from gqa_flax.training.losses import cross_entropy_with_z_loss, loss_normalizer
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What a step changes.
+
+  Attributes:
+    step: int32 scalar, steps since the very first of pre-training.
+    params: float32 tree.
+    opt_state: optax's.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+
+
+@flax.struct.dataclass
+class Metrics:
+  """Sums over tokens, float32 scalars; add them to accumulate.
+
+  Attributes:
+    cross_entropy: in nats, without z-loss.
+    z_loss: the z-loss.
+    correct: tokens predicted by argmax.
+    tokens: target tokens, weighted.
+  """
+
+  cross_entropy: jax.Array
+  z_loss: jax.Array
+  correct: jax.Array
+  tokens: jax.Array
+
+
+def loss_and_metrics(
+  model, params, batch, *, normalizer=1.0, z_loss=1e-4, dropout_rng=None
+):
+  """Returns the loss of a batch (sum / normalizer) and its Metrics.
+
+  Args:
+    model: a Transformer.
+    params: its parameters.
+    batch: as `data.batches` yields it, int32 and float32 [batch, length].
+    normalizer: divides the loss of each token; broadcastable to
+      [batch, length].
+    z_loss: coefficient.
+    dropout_rng: a PRNG key; None turns dropout off.
+  """
+  inputs = {k: x for k, x in batch.items() if k != 'decoder_loss_weights'}
+  logits_BTV = model.apply(
+    {'params': params},
+    **inputs,
+    enable_dropout=dropout_rng is not None,
+    rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+  )
+  targets_BT = batch['decoder_target_tokens']
+  weights_BT = batch['decoder_loss_weights'].astype(jnp.float32)
+  loss_BT, z_BT = cross_entropy_with_z_loss(logits_BTV, targets_BT, z_loss)
+  correct_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
+  metrics = Metrics(
+    cross_entropy=jnp.sum((loss_BT - z_BT) * weights_BT),
+    z_loss=jnp.sum(z_BT * weights_BT),
+    correct=jnp.sum(jnp.where(correct_BT, weights_BT, 0.0)),
+    tokens=jnp.sum(weights_BT),
+  )
+  return jnp.sum(loss_BT * weights_BT / normalizer), metrics
+
+
+def train_step(
+  state: TrainState,
+  batch,
+  rng,
+  *,
+  model,
+  optimizer,
+  learning_rate,
+  loss_normalizing_factor=None,
+  z_loss=1e-4,
+  microbatches=1,
+):
+  """Takes one optimizer step.
+
+  Args:
+    state: the state before.
+    batch: dict of arrays [batch, length].
+    rng: a PRNG key for the whole run; the step is folded in. None turns
+      dropout off.
+    model: a Transformer.
+    optimizer: an optax transformation for a learning rate of 1.
+    learning_rate: a function of the step.
+    loss_normalizing_factor: see `losses.loss_normalizer`; it is taken over
+      the whole batch, so that the number of microbatches changes nothing.
+    z_loss: coefficient.
+    microbatches: parts in which gradients are accumulated; divides the batch.
+
+  Returns:
+    The state after, and the Metrics of the batch.
+  """
+  normalizer = loss_normalizer(batch, loss_normalizing_factor)
+  normalizer = jnp.broadcast_to(normalizer, (*_rows(batch), 1))
+
+  def gradients(batch, normalizer, index):
+    step_rng = None
+    if rng is not None:
+      step_rng = jax.random.fold_in(jax.random.fold_in(rng, state.step), index)
+
+    def loss(params):
+      return loss_and_metrics(
+        model,
+        params,
+        batch,
+        normalizer=normalizer,
+        z_loss=z_loss,
+        dropout_rng=step_rng,
+      )
+
+    return jax.grad(loss, has_aux=True)(state.params)
+
+  if microbatches == 1:
+    grads, metrics = gradients(batch, normalizer, 0)
+  else:
+    grads, metrics = _accumulate(gradients, batch, normalizer, microbatches)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  rate = learning_rate(state.step)
+  updates = jax.tree.map(lambda u: rate * u, updates)
+  state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    opt_state=opt_state,
+  )
+  return state, metrics
+
+
+def _accumulate(gradients, batch, normalizer, microbatches):
+  """Sums gradients and metrics over slices of the batch, one at a time."""
+
+  def split(x):
+    # Row i goes to part i % microbatches: every device keeps its share.
+    x = x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:])
+    return jnp.swapaxes(x, 0, 1)
+
+  parts = jax.tree.map(split, (batch, normalizer))
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(gradients, *jax.tree.map(lambda x: x[0], parts), 0),
+  )
+
+  def add(total, part_and_index):
+    (batch, normalizer), index = part_and_index
+    part = gradients(batch, normalizer, index)
+    return jax.tree.map(jnp.add, total, part), None
+
+  total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(microbatches)))
+  return total
+
+
+def _rows(batch):
+  return batch['decoder_target_tokens'].shape[:1]
