@@ -1,0 +1,1 @@
+"""Checkpoints on disk: formats only, nothing here changes a number."""

@@ -1,0 +1,43 @@
+"""Teacher-forced loss on held-out batches."""
+
+import functools
+
+import jax
+import numpy as np
+
+from gqa_flax.training.step import loss_and_metrics
+
+
+class ValidationLoss:
+  """An evaluator: cross-entropy and accuracy per target token.
+
+  Args:
+    batches: finite; kept in memory, so that every call sees the same.
+    name: prefix of the metrics.
+
+  Raises:
+    ValueError: if there is no batch.
+  """
+
+  def __init__(self, batches, name: str = 'validation'):
+    self._batches = list(batches)
+    self._name = name
+    if not self._batches:
+      raise ValueError(
+        f'There is no batch to compute the {name} loss on; check the split '
+        'and its number of examples.'
+      )
+
+  def __call__(self, model, params):
+    """Returns {name/cross_entropy: nats a token, name/accuracy: 0 to 1}."""
+    total = [_metrics(model, params, batch) for batch in self._batches]
+    total = jax.tree.map(lambda *xs: float(np.sum(xs)), *jax.device_get(total))
+    return {
+      f'{self._name}/cross_entropy': total.cross_entropy / total.tokens,
+      f'{self._name}/accuracy': total.correct / total.tokens,
+    }
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _metrics(model, params, batch):
+  return loss_and_metrics(model, params, batch)[1]
