@@ -1,0 +1,286 @@
+"""Batches of numpy arrays for the encoder-decoder, from a seqio task.
+
+Every batch is a dict of int32 arrays of shape [B, T] (decoder) or [B, S]
+(encoder):
+
+  encoder_input_tokens   [B, S]
+  decoder_input_tokens   [B, T]  the targets, one place to the right
+  decoder_target_tokens  [B, T]
+  decoder_loss_weights   [B, T]  1 on targets, 0 on padding
+
+and, where several examples are packed into a row, encoder_segment_ids,
+encoder_positions, decoder_segment_ids and decoder_positions, whose segments
+count from 1; padding is 0 in all.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import os
+import pathlib
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+Batch = dict[str, np.ndarray]
+TaskOrMixture = seqio.Task | seqio.Mixture
+
+# Evaluation draws the same spans every time.
+_EVALUATION_SEED = 42
+
+
+class BatchIterator:
+  """An iterator over batches whose position can be saved and restored.
+
+  The saved position holds everything drawn or buffered so far: the order of
+  the shuffled examples, the random masks, the rows begun by packing. It can
+  be restored only where the batches are made by the same arguments.
+  """
+
+  def __init__(self, dataset: tf.data.Dataset, arguments: Mapping[str, object]):
+    """Starts at the beginning.
+
+    Args:
+      dataset: elements are flat dicts of tensors.
+      arguments: what the dataset was made from, for JSON; saved alongside and
+        compared on restoring.
+    """
+    self._iterator = iter(dataset)
+    self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
+    self._arguments = json.loads(json.dumps(arguments))
+
+  def __iter__(self) -> 'BatchIterator':
+    return self
+
+  def __next__(self) -> Batch:
+    return {name: array.numpy() for name, array in next(self._iterator).items()}
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes the position into a directory, beside those of other shards.
+
+    Args:
+      directory: made if need be. Let it be one that is renamed into place
+        when all is written.
+    """
+    path = self._path(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    self._checkpoint.write(str(path))
+    path.with_suffix('.json').write_text(json.dumps(self._arguments))
+
+  def restore(self, directory: str | os.PathLike) -> None:
+    """Goes to the position saved in a directory.
+
+    Raises:
+      FileNotFoundError: no position of this shard was saved there.
+      ValueError: the position is one among batches made by other arguments.
+    """
+    path = self._path(directory)
+    if not path.with_suffix('.json').exists():
+      raise FileNotFoundError(
+          f'There is no saved position of the batches at {path}: start from '
+          'the beginning, or restore with as many hosts as saved it.')
+    saved = json.loads(path.with_suffix('.json').read_text())
+    for name, value in self._arguments.items():
+      if saved.get(name) != value:
+        raise ValueError(
+            f'The position saved at {path} is for {name} = '
+            f'{saved.get(name)!r}, but now it is {value!r}: set it back, or '
+            'start the batches from the beginning.')
+    self._checkpoint.read(str(path)).assert_consumed()
+
+  def _path(self, directory: str | os.PathLike) -> pathlib.Path:
+    index, count = self._arguments['shard_index'], self._arguments['num_shards']
+    return pathlib.Path(directory) / f'batches-{index:05}-of-{count:05}'
+
+
+def train_batches(
+    task: TaskOrMixture,
+    sequence_length: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    *,
+    split: str = 'train',
+    pack: bool = True,
+    shuffle: bool = True,
+    num_epochs: int | None = None,
+    shard_index: int = 0,
+    num_shards: int = 1,
+    use_cached: bool = False,
+) -> BatchIterator:
+  """Returns the batches to train on, the same for the same arguments.
+
+  Every epoch has another order and, for span corruption, other spans.
+
+  Args:
+    task: from `tasks.get_task`.
+    sequence_length: {'inputs': S, 'targets': T}, EOS included.
+    batch_size: B, the rows in each batch of this shard.
+    seed: for the order and for what the task itself draws.
+    split: which split to read.
+    pack: whether several examples share a row.
+    shuffle: whether to shuffle.
+    num_epochs: how often to go through the data; None for no end. The rows
+      left at the end that do not fill a batch are dropped.
+    shard_index: which part of the examples to read, below `num_shards`.
+    num_shards: into how many parts the examples are divided: one a host.
+    use_cached: whether to read the task's cache, made by seqio.
+
+  Raises:
+    ValueError: there is no such split, it has no examples, or a length is too
+      short for the task.
+  """
+  examples = _dataset(
+      task, split, sequence_length, seed=seed, shuffle=shuffle,
+      num_epochs=num_epochs, use_cached=use_cached,
+      shard_info=seqio.ShardInfo(shard_index, num_shards))
+  rows = _rows(examples, sequence_length, pack)
+  batches = rows.batch(batch_size, drop_remainder=True).prefetch(2)
+  return BatchIterator(batches.with_options(_options()), dict(
+      task=task.name, split=split, sequence_length=dict(sequence_length),
+      batch_size=batch_size, seed=seed, pack=pack, shuffle=shuffle,
+      num_epochs=num_epochs, shard_index=shard_index, num_shards=num_shards,
+      use_cached=use_cached))
+
+
+def evaluation_batches(
+    task: TaskOrMixture,
+    split: str,
+    sequence_length: Mapping[str, int],
+    batch_size: int,
+    *,
+    pack: bool = False,
+    num_examples: int | None = None,
+    shard_index: int = 0,
+    num_shards: int = 1,
+) -> Iterator[Batch]:
+  """Yields a split once, in order, for teacher-forced losses.
+
+  What the task draws comes from a fixed seed. The last batch is filled up
+  with rows of zeros, of loss weight 0, so that one compiled shape serves all.
+
+  Args:
+    task: from `tasks.get_task`.
+    split: which split to read.
+    sequence_length: {'inputs': S, 'targets': T}, EOS included.
+    batch_size: B, the rows in each batch of this shard.
+    pack: whether several examples share a row.
+    num_examples: how many examples to read at most; None for all.
+    shard_index: which rows of every batch to yield, below `num_shards`.
+    num_shards: by how many hosts the rows are shared. All yield the same
+      number of batches, and together the same rows, whatever the number.
+
+  Raises:
+    ValueError: as `train_batches`.
+  """
+  examples = _dataset(task, split, sequence_length, num_examples=num_examples)
+  rows = _rows(examples, sequence_length, pack)
+  all_size = batch_size * num_shards
+  own = slice(shard_index * batch_size, (shard_index + 1) * batch_size)
+  batches = rows.batch(all_size).with_options(_options())
+  return (_fill(batch, all_size, own) for batch in batches.as_numpy_iterator())
+
+
+def examples(
+    task: TaskOrMixture,
+    split: str,
+    inputs_length: int,
+    num_examples: int | None = None,
+) -> list[dict[str, np.ndarray]]:
+  """Returns the examples of a split, in order, to generate from and to score.
+
+  Args:
+    task: from `tasks.get_task`.
+    split: which split to read.
+    inputs_length: to how many tokens the inputs are cut, EOS included. The
+      targets stay whole.
+    num_examples: how many examples to read at most; None for all.
+
+  Returns:
+    For each example all that the task keeps: 'inputs' ([<= inputs_length]
+    int32), 'targets', and the texts as bytes, 'inputs_pretokenized' and
+    'targets_pretokenized', where the task tokenizes texts.
+
+  Raises:
+    ValueError: as `train_batches`.
+  """
+  dataset = _dataset(
+      task, split, {'inputs': inputs_length}, num_examples=num_examples)
+  return list(dataset.with_options(_options()).as_numpy_iterator())
+
+
+def generation_batches(
+    examples: Sequence[Mapping[str, np.ndarray]],
+    inputs_length: int,
+    batch_size: int,
+) -> Iterator[Batch]:
+  """Yields the inputs of examples: {'encoder_input_tokens': [B, S] int32}.
+
+  The last batch is filled up with rows of zeros.
+
+  Args:
+    examples: from `examples`, with inputs of at most `inputs_length` tokens.
+    inputs_length: S.
+    batch_size: B.
+  """
+  for start in range(0, len(examples), batch_size):
+    tokens = np.zeros((batch_size, inputs_length), np.int32)
+    for row, example in zip(tokens, examples[start:start + batch_size]):
+      row[:len(example['inputs'])] = example['inputs']
+    yield {'encoder_input_tokens': tokens}
+
+
+def _dataset(
+    task: TaskOrMixture,
+    split: str,
+    sequence_length: Mapping[str, int],
+    *,
+    num_examples: int | None = None,
+    seed: int = _EVALUATION_SEED,
+    shuffle: bool = False,
+    num_epochs: int | None = 1,
+    **kwargs,
+) -> tf.data.Dataset:
+  """Returns tokenized examples, having seen that there are any."""
+  _keep_off_gpus()
+  names = [part.partition('[')[0] for part in split.split('+')]
+  if unknown := set(names) - set(task.splits):
+    raise ValueError(
+        f'Task {task.name!r} has no split {sorted(unknown)[0]!r}: it has '
+        f"{', '.join(task.splits)}.")
+  # An in-memory cache would make the saved position of an iterator as large
+  # as the data.
+  dataset = task.get_dataset(
+      sequence_length, split=split, seed=seed, shuffle=shuffle,
+      num_epochs=num_epochs, try_in_mem_cache=False, **kwargs)
+  if num_examples is not None:
+    dataset = dataset.take(num_examples)
+  return dataset
+
+
+def _rows(
+    examples: tf.data.Dataset, sequence_length: Mapping[str, int], pack: bool
+) -> tf.data.Dataset:
+  converter = seqio.EncDecFeatureConverter(pack=pack)
+  return converter(examples, task_feature_lengths=sequence_length)
+
+
+def _fill(batch: Batch, size: int, own: slice) -> Batch:
+  """Fills a batch up with rows of zeros, and returns this shard's rows."""
+  missing = size - len(next(iter(batch.values())))
+  return {name: np.pad(array, [(0, missing), (0, 0)])[own]
+          for name, array in batch.items()}
+
+
+def _options() -> tf.data.Options:
+  options = tf.data.Options()
+  options.deterministic = True
+  return options
+
+
+def _keep_off_gpus() -> None:
+  """Hides the GPUs from TensorFlow, which would take all their memory."""
+  try:
+    tf.config.set_visible_devices([], 'GPU')
+  except RuntimeError:
+    # Somebody has already put TensorFlow to use; it is theirs to configure.
+    pass
