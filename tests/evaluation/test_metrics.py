@@ -58,6 +58,8 @@ def test_rouge_lsum_takes_space_dot_space_for_the_end_of_a_sentence():
   # line only one of the two halves is a common subsequence.
   target, prediction = 'a b . c d', 'c d . a b'
   assert metrics.rouge([target], [prediction])['rougeLsum'] == 100
+  # The prediction is cut too: each of its sentences is found in the target.
+  assert metrics.rouge(['a b c d'], [prediction])['rougeLsum'] == 100
   # Without the spaces there is one line: LCS 2 of 4.
   target, prediction = 'a b. c d', 'c d. a b'
   assert metrics.rouge([target], [prediction])['rougeLsum'] == 50
@@ -134,6 +136,11 @@ def test_bleu_intl_tokenizer_separates_unicode_punctuation():
 
 def test_bleu_is_cased():
   assert metrics.bleu(['A B C D'], ['a b c d'])['bleu'] == 0
+
+
+def test_bleu_does_not_take_a_space_before_the_full_stop_for_tokenized(caplog):
+  metrics.bleu(['a b c d .'] * 200, ['a b c d .'] * 200)
+  assert not caplog.records
 
 
 def test_bleu_of_an_empty_prediction_is_zero():
