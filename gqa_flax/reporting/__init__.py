@@ -1,0 +1,1 @@
+"""From records to tables and plots; nothing is computed on a device here."""

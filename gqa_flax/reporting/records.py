@@ -1,0 +1,74 @@
+"""Append-only JSON lines, each with where its numbers come from."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'seqio')
+
+
+def append(path, record: Mapping[str, Any]):
+  """Adds one record to a file of JSON lines, in one write.
+
+  Args:
+    path: made with its folder if absent.
+    record: what JSON can hold.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, 'a', encoding='utf-8') as file:
+    file.write(json.dumps(record, ensure_ascii=False) + '\n')
+
+
+def read(path) -> list[dict[str, Any]]:
+  """Returns all records of a file, oldest first; none if it is absent."""
+  path = pathlib.Path(path)
+  if not path.exists():
+    return []
+  lines = path.read_text(encoding='utf-8').splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def provenance(device_kind: str, num_devices: int) -> dict[str, Any]:
+  """Returns what a number needs to be traced and repeated.
+
+  Args:
+    device_kind: as the accelerator library names it, such as 'cpu'.
+    num_devices: how many of them.
+
+  Returns:
+    Time (UTC), git revision ('-dirty' if files differ from it, None outside a
+    checkout), versions, platform and devices.
+  """
+  return {
+    'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+    'git_revision': git_revision(),
+    'python': platform.python_version(),
+    'versions': {p: importlib.metadata.version(p) for p in _PACKAGES},
+    'platform': f'{platform.system()}-{platform.machine()}',
+    'cpus': os.cpu_count(),
+    'device_kind': device_kind,
+    'num_devices': num_devices,
+  }
+
+
+def git_revision() -> str | None:
+  """Returns the revision of the checkout that this package lies in."""
+  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
+  try:
+    result = subprocess.run(
+      command,
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return result.stdout.strip()
