@@ -13,4 +13,4 @@ import os
 
 # TensorFlow reads it once, when it is first imported; without it, every
 # command would begin with lines about missing CUDA drivers.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')

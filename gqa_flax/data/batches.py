@@ -13,84 +13,19 @@ encoder_positions, decoder_segment_ids and decoder_positions, whose segments
 count from 1; padding is 0 in all.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-import json
-import os
-import pathlib
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-Batch = dict[str, np.ndarray]
+from gqa_flax.data.iterator import Batch, BatchIterator
+
 TaskOrMixture = seqio.Task | seqio.Mixture
 
 # Evaluation draws the same spans every time.
 _EVALUATION_SEED = 42
-
-
-class BatchIterator:
-  """An iterator over batches whose position can be saved and restored.
-
-  The saved position holds everything drawn or buffered so far: the order of
-  the shuffled examples, the random masks, the rows begun by packing. It can
-  be restored only where the batches are made by the same arguments.
-  """
-
-  def __init__(self, dataset: tf.data.Dataset, arguments: Mapping[str, object]):
-    """Starts at the beginning.
-
-    Args:
-      dataset: elements are flat dicts of tensors.
-      arguments: what the dataset was made from, for JSON; saved alongside and
-        compared on restoring.
-    """
-    self._iterator = iter(dataset)
-    self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
-    self._arguments = json.loads(json.dumps(arguments))
-
-  def __iter__(self) -> 'BatchIterator':
-    return self
-
-  def __next__(self) -> Batch:
-    return {name: array.numpy() for name, array in next(self._iterator).items()}
-
-  def save(self, directory: str | os.PathLike) -> None:
-    """Writes the position into a directory, beside those of other shards.
-
-    Args:
-      directory: made if need be. Let it be one that is renamed into place
-        when all is written.
-    """
-    path = self._path(directory)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    self._checkpoint.write(str(path))
-    path.with_suffix('.json').write_text(json.dumps(self._arguments))
-
-  def restore(self, directory: str | os.PathLike) -> None:
-    """Goes to the position saved in a directory.
-
-    Raises:
-      FileNotFoundError: no position of this shard was saved there.
-      ValueError: the position is one among batches made by other arguments.
-    """
-    path = self._path(directory)
-    if not path.with_suffix('.json').exists():
-      raise FileNotFoundError(
-          f'There is no saved position of the batches at {path}: start from '
-          'the beginning, or restore with as many hosts as saved it.')
-    saved = json.loads(path.with_suffix('.json').read_text())
-    for name, value in self._arguments.items():
-      if saved.get(name) != value:
-        raise ValueError(
-            f'The position saved at {path} is for {name} = '
-            f'{saved.get(name)!r}, but now it is {value!r}: set it back, or '
-            'start the batches from the beginning.')
-    self._checkpoint.read(str(path)).assert_consumed()
-
-  def _path(self, directory: str | os.PathLike) -> pathlib.Path:
-    index, count = self._arguments['shard_index'], self._arguments['num_shards']
-    return pathlib.Path(directory) / f'batches-{index:05}-of-{count:05}'
 
 
 def train_batches(
@@ -132,7 +67,8 @@ def train_batches(
   examples = _dataset(
       task, split, sequence_length, seed=seed, shuffle=shuffle,
       num_epochs=num_epochs, use_cached=use_cached,
-      shard_info=seqio.ShardInfo(shard_index, num_shards))
+      shard_info=(
+          seqio.ShardInfo(shard_index, num_shards) if num_shards > 1 else None))
   rows = _rows(examples, sequence_length, pack)
   batches = rows.batch(batch_size, drop_remainder=True).prefetch(2)
   return BatchIterator(batches.with_options(_options()), dict(
@@ -224,8 +160,8 @@ def generation_batches(
   """
   for start in range(0, len(examples), batch_size):
     tokens = np.zeros((batch_size, inputs_length), np.int32)
-    for row, example in zip(tokens, examples[start:start + batch_size]):
-      row[:len(example['inputs'])] = example['inputs']
+    for row, example in enumerate(examples[start:start + batch_size]):
+      tokens[row, :len(example['inputs'])] = example['inputs']
     yield {'encoder_input_tokens': tokens}
 
 
@@ -238,7 +174,8 @@ def _dataset(
     seed: int = _EVALUATION_SEED,
     shuffle: bool = False,
     num_epochs: int | None = 1,
-    **kwargs,
+    use_cached: bool = False,
+    shard_info: seqio.ShardInfo | None = None,
 ) -> tf.data.Dataset:
   """Returns tokenized examples, having seen that there are any."""
   _keep_off_gpus()
@@ -247,19 +184,35 @@ def _dataset(
     raise ValueError(
         f'Task {task.name!r} has no split {sorted(unknown)[0]!r}: it has '
         f"{', '.join(task.splits)}.")
-  # An in-memory cache would make the saved position of an iterator as large
-  # as the data.
-  dataset = task.get_dataset(
-      sequence_length, split=split, seed=seed, shuffle=shuffle,
-      num_epochs=num_epochs, try_in_mem_cache=False, **kwargs)
-  if num_examples is not None:
-    dataset = dataset.take(num_examples)
-  return dataset
+  if missing := {'inputs', 'targets'} - set(task.output_features):
+    raise ValueError(
+        f'Task {task.name!r} has no feature {sorted(missing)[0]!r}: an '
+        'encoder-decoder needs inputs and targets.')
+
+  def dataset(shuffle, num_epochs):
+    # An in-memory cache would make the saved position of an iterator as large
+    # as the data.
+    return task.get_dataset(
+        sequence_length, split=split, seed=seed, shuffle=shuffle,
+        num_epochs=num_epochs, try_in_mem_cache=False, use_cached=use_cached,
+        shard_info=shard_info)
+
+  # Without this, repeating no examples for ever would hang.
+  if not any(True for _ in dataset(shuffle=False, num_epochs=1).take(1)):
+    part = (f'shard {shard_info.index} of {shard_info.num_shards} of '
+            if shard_info else '')
+    raise ValueError(
+        f'Task {task.name!r} has no examples in {part}its split {split!r}: '
+        'use another split, or fewer shards than it has examples.')
+  return dataset(shuffle, num_epochs).take(
+      -1 if num_examples is None else num_examples)
 
 
 def _rows(
     examples: tf.data.Dataset, sequence_length: Mapping[str, int], pack: bool
 ) -> tf.data.Dataset:
+  # Whatever else the task keeps, the converter would drop with a warning.
+  examples = examples.map(lambda x: {k: x[k] for k in ('inputs', 'targets')})
   converter = seqio.EncDecFeatureConverter(pack=pack)
   return converter(examples, task_feature_lengths=sequence_length)
 
@@ -279,8 +232,6 @@ def _options() -> tf.data.Options:
 
 def _keep_off_gpus() -> None:
   """Hides the GPUs from TensorFlow, which would take all their memory."""
-  try:
+  # It refuses where TensorFlow is in use already, as its user wants it then.
+  with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], 'GPU')
-  except RuntimeError:
-    # Somebody has already put TensorFlow to use; it is theirs to configure.
-    pass

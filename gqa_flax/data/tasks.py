@@ -6,9 +6,9 @@ the vocabulary at hand. Tasks and mixtures that users register with seqio
 themselves are found as well.
 """
 
-from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import difflib
+from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
