@@ -2,11 +2,14 @@
 
 import dataclasses
 import difflib
+import json
 
 import jax
 import numpy as np
+from etils import epath
 from flax import traverse_util
 
+from gqa_flax.checkpoints import native
 from gqa_flax.config import T5Config, divisors
 from gqa_flax.conversion import pooling
 
@@ -62,6 +65,49 @@ def convert_params(params, config: T5Config, num_kv_heads, method, seed=0):
     traverse_util.unflatten_dict(converted, sep='/'),
     dataclasses.replace(config, num_kv_heads=num_kv_heads),
   )
+
+
+def convert_checkpoint(
+  *, input: str, output: str, num_kv_heads: int, method: str, seed: int = 0
+) -> str:
+  """Converts a checkpoint on disk; the step stays, the optimizer starts anew.
+
+  Args:
+    input: a folder that `checkpoints.native` reads.
+    output: gets checkpoint_<step>/ and conversion.json; must not hold
+      checkpoints yet.
+    num_kv_heads: see `convert_params`.
+    method: see `convert_params`.
+    seed: see `convert_params`.
+
+  Returns:
+    The path of the new checkpoint.
+
+  Raises:
+    FileExistsError: if there are checkpoints in `output`.
+    ValueError: as `convert_params`.
+  """
+  folder = epath.Path(output).absolute()
+  if folder.exists() and any(folder.glob(f'{native.PREFIX}_*')):
+    raise FileExistsError(
+      f'{output} holds a checkpoint already; give an OUTPUT that does not.'
+    )
+  source = native.restore(input)
+  params, config = convert_params(
+    source.params, source.config, num_kv_heads, method, seed
+  )
+  with native.checkpoint_manager(folder) as manager:
+    native.save(manager, native.Checkpoint(source.step, params, config))
+  record = {
+    'source': str(input),
+    'step': source.step,
+    'method': method,
+    'seed': seed,
+    'num_kv_heads': {'from': source.config.num_kv_heads, 'to': num_kv_heads},
+  }
+  text = json.dumps(record, indent=2) + '\n'
+  (folder / 'conversion.json').write_text(text)
+  return str(folder / f'{native.PREFIX}_{source.step}')
 
 
 def pool_kernel(name, kernel, config, num_kv_heads, method, seed):
