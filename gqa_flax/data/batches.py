@@ -197,15 +197,16 @@ def _dataset(
         num_epochs=num_epochs, try_in_mem_cache=False, use_cached=use_cached,
         shard_info=shard_info)
 
-  # Without this, repeating no examples for ever would hang.
-  if not any(True for _ in dataset(shuffle=False, num_epochs=1).take(1)):
+  examples = dataset(shuffle, num_epochs)
+  # Repeating for ever examples of which none is left would hang.
+  once = examples if num_epochs else dataset(shuffle=False, num_epochs=1)
+  if not any(True for _ in once.take(1)):
     part = (f'shard {shard_info.index} of {shard_info.num_shards} of '
             if shard_info else '')
     raise ValueError(
         f'Task {task.name!r} has no examples in {part}its split {split!r}: '
         'use another split, or fewer shards than it has examples.')
-  return dataset(shuffle, num_epochs).take(
-      -1 if num_examples is None else num_examples)
+  return examples.take(-1 if num_examples is None else num_examples)
 
 
 def _rows(
