@@ -170,7 +170,8 @@ def test_every_epoch_draws_other_spans():
 
 
 def test_seeds_decide_the_batches():
-  first, again, other = (next(train('spans', seed=s, pack=False)) for s in (5, 5, 6))
+  first, again, other = (
+      next(train('spans', seed=seed, pack=False)) for seed in (5, 5, 6))
   assert_equal([first], [again])
   assert not np.array_equal(
       first['encoder_input_tokens'], other['encoder_input_tokens'])
