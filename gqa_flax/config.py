@@ -10,6 +10,7 @@ import numpy as np
 
 _ACTIVATION_DTYPES = ('float32', 'bfloat16')
 _REMAT_POLICIES = ('none', 'full', 'dots')
+_ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu', 'tanh')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +79,17 @@ class T5Config:
         f'T5Config.dropout_rate is {self.dropout_rate}; set it to at least 0 '
         'and below 1.'
       )
-    for field, value, known in (
-      ('dtype', self.dtype, _ACTIVATION_DTYPES),
-      ('remat_policy', self.remat_policy, _REMAT_POLICIES),
+    for field, verb, value, known in (
+      ('dtype', 'is', self.dtype, _ACTIVATION_DTYPES),
+      ('remat_policy', 'is', self.remat_policy, _REMAT_POLICIES),
+      *(
+        ('mlp_activations', 'holds', activation, _ACTIVATIONS)
+        for activation in self.mlp_activations
+      ),
     ):
       if value not in known:
         raise ValueError(
-          f'T5Config.{field} is {value!r}; choose one of {list(known)}.'
+          f'T5Config.{field} {verb} {value!r}; choose of {list(known)}.'
         )
 
   @classmethod

@@ -1,5 +1,6 @@
 """Strict JAX, eight virtual CPU devices, and what many tests share."""
 
+import functools
 import os
 
 # Before JAX is imported: it reads them once.
@@ -69,7 +70,7 @@ def tiny_config():
     num_heads=8,
     head_dim=4,
     mlp_dim=24,
-    num_encoder_layers=2,
+    num_encoder_layers=1,
     num_decoder_layers=2,
     dropout_rate=0.0,
   )
@@ -80,10 +81,18 @@ def tiny_params(tiny_config):
   return init_params(tiny_config)
 
 
+@functools.cache
 def init_params(config, seed=0):
   token = jnp.zeros((1, 1), jnp.int32)
   init = jax.jit(Transformer(config).init)
   return init(jax.random.key(seed), token, token, token)['params']
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def compute_logits(model, params, batch):
+  """Runs the model on what it takes of a batch; compiled once a shape."""
+  inputs = {k: x for k, x in batch.items() if k != 'decoder_loss_weights'}
+  return model.apply({'params': params}, **inputs)
 
 
 def random_batch(config, batch=4, source=7, target=5, seed=0):
@@ -107,6 +116,11 @@ def random_batch(config, batch=4, source=7, target=5, seed=0):
 @pytest.fixture(scope='session')
 def make_params():
   return init_params
+
+
+@pytest.fixture(scope='session')
+def logits_of():
+  return compute_logits
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,7 @@
 """The T5.1.1 encoder, decoder and their union; names are T5X's."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -199,8 +201,10 @@ class Decoder(nn.Module):
         y_B1D, self_cache, cross_cache, cache.position, biases
       )
       self_caches.append(self_cache)
-    cache = cache.replace(
-      self_attention=tuple(self_caches), position=cache.position + 1
+    cache = dataclasses.replace(
+      cache,
+      self_attention=tuple(self_caches),
+      position=cache.position + 1,
     )
     return self.decoder_norm(y_B1D), cache
 
