@@ -5,8 +5,13 @@ import os
 
 # Before JAX is imported: it reads them once.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=8',
+    # Shapes are tiny here: compiling is what takes the time.
+    '--xla_backend_optimization_level=0',
+  ]
 )
 
 import json

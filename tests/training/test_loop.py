@@ -1,0 +1,180 @@
+"""The loop: where it starts, what it keeps, and when it refuses."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from gqa_flax.checkpoints import native
+from gqa_flax.training import loop, optimizer
+from gqa_flax.training.validation import ValidationLoss
+
+
+class CountingBatches:
+  """Endless batches drawn from their number, which is the position."""
+
+  def __init__(self, make_batch, config):
+    self.make_batch, self.config, self.position = make_batch, config, 0
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    self.position += 1
+    return self.make_batch(self.config, batch=8, seed=self.position)
+
+  def save(self, directory):
+    pathlib.Path(directory, 'position').write_text(str(self.position))
+
+  def restore(self, directory):
+    self.position = int(pathlib.Path(directory, 'position').read_text())
+
+
+@pytest.fixture
+def run(tiny_config, make_batch, tmp_path):
+  config = dataclasses.replace(tiny_config, dropout_rate=0.1)
+
+  def run(name, train_steps, **kwargs):
+    arguments = {
+      'model_dir': str(tmp_path / name),
+      'config': config,
+      'train_data': CountingBatches(make_batch, config),
+      'train_steps': train_steps,
+      'learning_rate': optimizer.rsqrt_schedule(100),
+      'checkpoint_every': 2,
+      'evaluate_every': 2,
+      'log_every': 1,
+      **kwargs,
+    }
+    return loop.train(**arguments)
+
+  return run
+
+
+def records(folder):
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def assert_identical(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_going_on_from_a_checkpoint_changes_no_bit(run, tmp_path):
+  whole = run('whole', 6)
+  run('parts', 3)
+  # What a killed attempt had logged of steps that no checkpoint holds.
+  log = tmp_path / 'parts' / 'metrics.jsonl'
+  log.write_text(log.read_text() + '{"step": 4, "loss": 1.0}\n{"step": 5, "lo')
+  parts = run('parts', 6)
+  assert_identical(whole.params, parts.params)
+  assert_identical(whole.opt_state, parts.opt_state)
+  first, second = (
+    [{k: r[k] for k in ('step', 'loss')} for r in records(tmp_path / name)]
+    for name in ('whole', 'parts')
+  )
+  assert first == second
+  assert [r['step'] for r in first] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_loss_falls(run, tmp_path, tiny_config, make_batch):
+  """On one batch, seen over and over."""
+
+  class OneBatch(CountingBatches):
+    def __next__(self):
+      return self.make_batch(self.config, batch=8, seed=0)
+
+  run('one', 30, train_data=OneBatch(make_batch, tiny_config))
+  losses = [r['loss'] for r in records(tmp_path / 'one')]
+  assert losses[-1] < 0.8 * losses[0]
+
+
+def test_initial_checkpoint_gives_parameters_and_step(run, tmp_path):
+  run('first', 2)
+  second = run('second', 4, initial_checkpoint=str(tmp_path / 'first'))
+  assert int(second.step) == 4
+  log = records(tmp_path / 'second')
+  assert [r['step'] for r in log] == [3, 4]
+  # The schedule goes on from the checkpoint's step too.
+  rate = optimizer.rsqrt_schedule(100)
+  assert log[0]['learning_rate'] == pytest.approx(float(rate(np.int32(2))))
+
+
+def test_a_finished_run_is_left_alone(run, tmp_path, capsys):
+  run('done', 2)
+  before = sorted((tmp_path / 'done').rglob('*'))
+  run('done', 2)
+  assert 'nothing to do' in capsys.readouterr().out
+  assert sorted((tmp_path / 'done').rglob('*')) == before
+
+
+def test_the_best_and_the_latest_are_kept(run, tmp_path):
+  scores = iter([1.0, 9.0, 3.0, 2.0])
+  run(
+    'best',
+    8,
+    evaluators=[lambda model, params: {'score': next(scores)}],
+    keep=1,
+    keep_best='score',
+  )
+  kept = {p.name for p in (tmp_path / 'best').glob('checkpoint_*')}
+  assert kept == {'checkpoint_4', 'checkpoint_8'}
+  with native.checkpoint_manager(tmp_path / 'best', best='score') as manager:
+    assert manager.best_step() == 4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
+  """A rate that blows the parameters up at step 4: only step 2 is saved."""
+
+  def learning_rate(step):
+    return jax.numpy.where(step < 3, 1e-3, np.inf).astype(np.float32)
+
+  with pytest.raises(FloatingPointError, match=r'loss of step 5 is nan'):
+    run('nan', 8, learning_rate=learning_rate, checkpoint_every=5)
+  assert not list((tmp_path / 'nan').glob('checkpoint_*'))
+
+
+def test_another_architecture_is_refused_by_name(run, tmp_path, tiny_config):
+  run('mha', 2)
+  grouped = dataclasses.replace(tiny_config, num_kv_heads=2)
+  with pytest.raises(
+    ValueError, match=r'num_kv_heads 8 \(configured: 2\).*gqa-flax convert'
+  ):
+    run('gqa', 4, config=grouped, initial_checkpoint=str(tmp_path / 'mha'))
+  assert not list((tmp_path / 'gqa').glob('checkpoint_*'))
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused(run, tiny_config):
+  narrow = dataclasses.replace(tiny_config, vocab_size=32)
+  with pytest.raises(ValueError, match='the model has only 32; set T5Config'):
+    run('ids', 2, config=narrow)
+
+
+def test_validation_loss_is_the_mean_over_tokens(
+  tiny_config, tiny_params, make_batch, logits_of
+):
+  from gqa_flax import Transformer
+
+  model = Transformer(tiny_config)
+  batches = [make_batch(tiny_config, seed=seed) for seed in (1, 2)]
+  total = tokens = correct = 0
+  for batch in batches:
+    logits = np.asarray(logits_of(model, tiny_params, batch), np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = batch['decoder_target_tokens']
+    picked = np.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+    real = targets > 0
+    total -= picked[real].sum()
+    correct += (logits.argmax(-1) == targets)[real].sum()
+    tokens += real.sum()
+  scores = ValidationLoss(batches)(model, tiny_params)
+  assert scores['validation/cross_entropy'] == pytest.approx(total / tokens)
+  assert scores['validation/accuracy'] == pytest.approx(correct / tokens)
+
+
+def test_validation_without_batches_is_refused():
+  with pytest.raises(ValueError, match='no batch to compute the validation'):
+    ValidationLoss([])
