@@ -29,8 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; returns the exit status."""
   argv = _rewrite_gin_bindings(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(argv)
+  return _run(args.run, args, f'gqa-flax {args.command}')
+
+
+def _run(run: Callable, args, name: str) -> int:
+  """Runs, and turns an error into one sentence and an exit status."""
   try:
-    args.run(args)
+    run(args)
   except BrokenPipeError:
     sys.stdout = None  # whoever read us has gone; nothing is left to flush
     return 0
@@ -40,9 +45,35 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as error:
     if args.debug:
       raise
-    print(f'gqa-flax {args.command}: {_one_sentence(error)}', file=sys.stderr)
+    print(f'{name}: {_one_sentence(error)}', file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
   return 0
+
+
+def run_function(module: str, name: str, argv: Sequence[str]) -> int:
+  """Calls any function as gin files and bindings configure it.
+
+  For the scripts in experiments/, which do not know gin.
+
+  Args:
+    module: where the function is; a name, since the script that is being run
+      goes by another (`__main__`) than the one gin files import.
+    name: of the function.
+    argv: --gin_file, --gin.NAME=value, --dry_run, --debug.
+
+  Returns:
+    The exit status.
+  """
+  parser = argparse.ArgumentParser(prog=name)
+  _add_gin_arguments(parser)
+  args = parser.parse_args(_rewrite_gin_bindings(argv))
+
+  def run(args):
+    _parse_gin(args)
+    if not args.dry_run:
+      _call(module, name)()
+
+  return _run(run, args, name)
 
 
 def train(args):
@@ -158,22 +189,27 @@ def _parser() -> argparse.ArgumentParser:
       formatter_class=raw,
     )
     command.set_defaults(run=run)
-    add = command.add_argument
-    add('--gin_file', action='append', default=[], help='may be repeated')
-    add('--gin_search_paths', default='', help='folders, comma-separated')
-    add(
-      '--gin_bindings',
-      action='append',
-      default=[],
-      metavar='NAME=value',
-      help='also written --gin.NAME=value',
-    )
-    add('--dry_run', action='store_true', help='print the configuration, stop')
-    add('--debug', action='store_true', help='show tracebacks')
+    _add_gin_arguments(command)
     if run is infer:
+      add = command.add_argument
       add('--input', help='a file of lines; standard input by default')
       add('--output', help='a file; standard output by default')
   return parser
+
+
+def _add_gin_arguments(parser: argparse.ArgumentParser):
+  add = parser.add_argument
+  add('--gin_file', action='append', default=[], help='may be repeated')
+  add('--gin_search_paths', default='', help='folders, comma-separated')
+  add(
+    '--gin_bindings',
+    action='append',
+    default=[],
+    metavar='NAME=value',
+    help='also written --gin.NAME=value',
+  )
+  add('--dry_run', action='store_true', help='print the configuration, stop')
+  add('--debug', action='store_true', help='show tracebacks')
 
 
 def _rewrite_gin_bindings(argv: Sequence[str]) -> list[str]:
