@@ -111,9 +111,9 @@ is that every part works, and in which order the methods come out.
 
 ## Pre-training
 
-The multi-head model after {pretrain['step']:,} steps of span corruption, in nats
-a target token on held-out articles. Sentinels come in a fixed order and cost a
-model nothing; "text alone" leaves them out, and is the fair comparison.
+The multi-head model after {pretrain['step']:,} steps of span corruption, in
+nats a target token on held-out articles. Sentinels come in a fixed order and
+cost a model nothing; "text alone" leaves them out: the fair comparison.
 
 {losses}
 {_verdict_pretraining(baselines, pretrain)}
@@ -160,7 +160,9 @@ def _verdict_ablation(converted, uptrained) -> str:
     mqa = {r['method']: r[LOSS] for r in rows if r['num_kv_heads'] == 1}
     best_first = sorted(mqa, key=mqa.get)
     agrees = best_first == ['mean', 'first', 'random']
-    return f'{" < ".join(best_first)} ({"as" if agrees else "not as"} in Figure 4)'
+    return (
+      f'{" < ".join(best_first)} ({"as" if agrees else "not as"} in Figure 4)'
+    )
 
   return (
     f'Loss of multi-query attention by method, converted: {order(converted)}; '
@@ -177,7 +179,9 @@ def _verdict_summaries(baselines, tuned) -> str:
   ):
     floor = baselines[f'{key}/rouge1']
     beats = [
-      r['name'].removesuffix(', mean') for r in tuned if r['test/rouge1'] > floor
+      r['name'].removesuffix(', mean')
+      for r in tuned
+      if r['test/rouge1'] > floor
     ]
     verdicts.append(f'{what}: {", ".join(beats) if beats else "none"}')
   return f'Models that beat {"; ".join(verdicts)}.'

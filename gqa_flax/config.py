@@ -114,7 +114,10 @@ class T5Config:
 
   def to_dict(self) -> dict[str, Any]:
     """Returns the fields as JSON can hold them."""
-    return {**dataclasses.asdict(self), 'mlp_activations': [*self.mlp_activations]}
+    return {
+      **dataclasses.asdict(self),
+      'mlp_activations': [*self.mlp_activations],
+    }
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> 'T5Config':

@@ -61,7 +61,9 @@ def test_dry_run_prints_the_configuration_later_bindings_winning(capsys):
 
 
 @pytest.mark.parametrize('run', ['pretrain', 'uptrain', 'finetune'])
-@pytest.mark.parametrize('size', ['mini', 'small', 'base', 'large', 'xl', 'xxl'])
+@pytest.mark.parametrize(
+  'size', ['mini', 'small', 'base', 'large', 'xl', 'xxl']
+)
 def test_every_size_composes_with_every_run(capsys, size, run):
   argv = ['train', '--dry_run', f'--gin_file=gin_configs/models/{size}.gin']
   argv += [SUMMARIZATION, f'--gin_file={RUNS}/{run}.gin']
@@ -79,9 +81,7 @@ def test_gin_sizes_are_the_named_sizes(size):
   gin.parse_config_file(f'gin_configs/models/{size}.gin')
   configured = gin.get_configurable(T5Config)()
   gin.clear_config()
-  assert configured == T5Config.t5_1_1(
-    size, dtype='bfloat16', dropout_rate=0.0
-  )
+  assert configured == T5Config.t5_1_1(size, dtype='bfloat16', dropout_rate=0.0)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ def checkpoint_manager(
   )
 
 
-def save(manager, checkpoint: Checkpoint, *, opt_state=None, data=None, metrics=None):
+def save(
+  manager, checkpoint: Checkpoint, *, opt_state=None, data=None, metrics=None
+):
   """Writes one checkpoint.
 
   Args:

@@ -15,6 +15,7 @@ count from 1; padding is 0 in all.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import seqio
@@ -22,25 +23,25 @@ import tensorflow as tf
 
 from gqa_flax.data.iterator import Batch, BatchIterator
 
-TaskOrMixture = seqio.Task | seqio.Mixture
+TaskOrMixture: TypeAlias = seqio.Task | seqio.Mixture
 
 # Evaluation draws the same spans every time.
 _EVALUATION_SEED = 42
 
 
 def train_batches(
-    task: TaskOrMixture,
-    sequence_length: Mapping[str, int],
-    batch_size: int,
-    seed: int,
-    *,
-    split: str = 'train',
-    pack: bool = True,
-    shuffle: bool = True,
-    num_epochs: int | None = None,
-    shard_index: int = 0,
-    num_shards: int = 1,
-    use_cached: bool = False,
+  task: TaskOrMixture,
+  sequence_length: Mapping[str, int],
+  batch_size: int,
+  seed: int,
+  *,
+  split: str = 'train',
+  pack: bool = True,
+  shuffle: bool = True,
+  num_epochs: int | None = None,
+  shard_index: int = 0,
+  num_shards: int = 1,
+  use_cached: bool = False,
 ) -> BatchIterator:
   """Returns the batches to train on, the same for the same arguments.
 
@@ -65,29 +66,47 @@ def train_batches(
       short for the task.
   """
   examples = _dataset(
-      task, split, sequence_length, seed=seed, shuffle=shuffle,
-      num_epochs=num_epochs, use_cached=use_cached,
-      shard_info=(
-          seqio.ShardInfo(shard_index, num_shards) if num_shards > 1 else None))
+    task,
+    split,
+    sequence_length,
+    seed=seed,
+    shuffle=shuffle,
+    num_epochs=num_epochs,
+    use_cached=use_cached,
+    shard_info=(
+      seqio.ShardInfo(shard_index, num_shards) if num_shards > 1 else None
+    ),
+  )
   rows = _rows(examples, sequence_length, pack)
   batches = rows.batch(batch_size, drop_remainder=True).prefetch(2)
-  return BatchIterator(batches.with_options(_options()), dict(
-      task=task.name, split=split, sequence_length=dict(sequence_length),
-      batch_size=batch_size, seed=seed, pack=pack, shuffle=shuffle,
-      num_epochs=num_epochs, shard_index=shard_index, num_shards=num_shards,
-      use_cached=use_cached))
+  return BatchIterator(
+    batches.with_options(_options()),
+    dict(
+      task=task.name,
+      split=split,
+      sequence_length=dict(sequence_length),
+      batch_size=batch_size,
+      seed=seed,
+      pack=pack,
+      shuffle=shuffle,
+      num_epochs=num_epochs,
+      shard_index=shard_index,
+      num_shards=num_shards,
+      use_cached=use_cached,
+    ),
+  )
 
 
 def evaluation_batches(
-    task: TaskOrMixture,
-    split: str,
-    sequence_length: Mapping[str, int],
-    batch_size: int,
-    *,
-    pack: bool = False,
-    num_examples: int | None = None,
-    shard_index: int = 0,
-    num_shards: int = 1,
+  task: TaskOrMixture,
+  split: str,
+  sequence_length: Mapping[str, int],
+  batch_size: int,
+  *,
+  pack: bool = False,
+  num_examples: int | None = None,
+  shard_index: int = 0,
+  num_shards: int = 1,
 ) -> Iterator[Batch]:
   """Yields a split once, in order, for teacher-forced losses.
 
@@ -117,10 +136,10 @@ def evaluation_batches(
 
 
 def examples(
-    task: TaskOrMixture,
-    split: str,
-    inputs_length: int,
-    num_examples: int | None = None,
+  task: TaskOrMixture,
+  split: str,
+  inputs_length: int,
+  num_examples: int | None = None,
 ) -> list[dict[str, np.ndarray]]:
   """Returns the examples of a split, in order, to generate from and to score.
 
@@ -140,14 +159,15 @@ def examples(
     ValueError: as `train_batches`.
   """
   dataset = _dataset(
-      task, split, {'inputs': inputs_length}, num_examples=num_examples)
+    task, split, {'inputs': inputs_length}, num_examples=num_examples
+  )
   return list(dataset.with_options(_options()).as_numpy_iterator())
 
 
 def generation_batches(
-    examples: Sequence[Mapping[str, np.ndarray]],
-    inputs_length: int,
-    batch_size: int,
+  examples: Sequence[Mapping[str, np.ndarray]],
+  inputs_length: int,
+  batch_size: int,
 ) -> Iterator[Batch]:
   """Yields the inputs of examples: {'encoder_input_tokens': [B, S] int32}.
 
@@ -160,57 +180,69 @@ def generation_batches(
   """
   for start in range(0, len(examples), batch_size):
     tokens = np.zeros((batch_size, inputs_length), np.int32)
-    for row, example in enumerate(examples[start:start + batch_size]):
-      tokens[row, :len(example['inputs'])] = example['inputs']
+    for row, example in enumerate(examples[start : start + batch_size]):
+      tokens[row, : len(example['inputs'])] = example['inputs']
     yield {'encoder_input_tokens': tokens}
 
 
 def _dataset(
-    task: TaskOrMixture,
-    split: str,
-    sequence_length: Mapping[str, int],
-    *,
-    num_examples: int | None = None,
-    seed: int = _EVALUATION_SEED,
-    shuffle: bool = False,
-    num_epochs: int | None = 1,
-    use_cached: bool = False,
-    shard_info: seqio.ShardInfo | None = None,
+  task: TaskOrMixture,
+  split: str,
+  sequence_length: Mapping[str, int],
+  *,
+  num_examples: int | None = None,
+  seed: int = _EVALUATION_SEED,
+  shuffle: bool = False,
+  num_epochs: int | None = 1,
+  use_cached: bool = False,
+  shard_info: seqio.ShardInfo | None = None,
 ) -> tf.data.Dataset:
   """Returns tokenized examples, having seen that there are any."""
   _keep_off_gpus()
   names = [part.partition('[')[0] for part in split.split('+')]
   if unknown := set(names) - set(task.splits):
     raise ValueError(
-        f'Task {task.name!r} has no split {sorted(unknown)[0]!r}: it has '
-        f"{', '.join(task.splits)}.")
+      f'Task {task.name!r} has no split {sorted(unknown)[0]!r}: it has '
+      f'{", ".join(task.splits)}.'
+    )
   if missing := {'inputs', 'targets'} - set(task.output_features):
     raise ValueError(
-        f'Task {task.name!r} has no feature {sorted(missing)[0]!r}: an '
-        'encoder-decoder needs inputs and targets.')
+      f'Task {task.name!r} has no feature {sorted(missing)[0]!r}: an '
+      'encoder-decoder needs inputs and targets.'
+    )
 
   def dataset(shuffle, num_epochs):
     # An in-memory cache would make the saved position of an iterator as large
     # as the data.
     return task.get_dataset(
-        sequence_length, split=split, seed=seed, shuffle=shuffle,
-        num_epochs=num_epochs, try_in_mem_cache=False, use_cached=use_cached,
-        shard_info=shard_info)
+      sequence_length,
+      split=split,
+      seed=seed,
+      shuffle=shuffle,
+      num_epochs=num_epochs,
+      try_in_mem_cache=False,
+      use_cached=use_cached,
+      shard_info=shard_info,
+    )
 
   examples = dataset(shuffle, num_epochs)
   # Repeating for ever examples of which none is left would hang.
   once = examples if num_epochs else dataset(shuffle=False, num_epochs=1)
   if not any(True for _ in once.take(1)):
-    part = (f'shard {shard_info.index} of {shard_info.num_shards} of '
-            if shard_info else '')
+    part = (
+      f'shard {shard_info.index} of {shard_info.num_shards} of '
+      if shard_info
+      else ''
+    )
     raise ValueError(
-        f'Task {task.name!r} has no examples in {part}its split {split!r}: '
-        'use another split, or fewer shards than it has examples.')
+      f'Task {task.name!r} has no examples in {part}its split {split!r}: '
+      'use another split, or fewer shards than it has examples.'
+    )
   return examples.take(-1 if num_examples is None else num_examples)
 
 
 def _rows(
-    examples: tf.data.Dataset, sequence_length: Mapping[str, int], pack: bool
+  examples: tf.data.Dataset, sequence_length: Mapping[str, int], pack: bool
 ) -> tf.data.Dataset:
   # Whatever else the task keeps, the converter would drop with a warning.
   examples = examples.map(lambda x: {k: x[k] for k in ('inputs', 'targets')})
@@ -221,8 +253,10 @@ def _rows(
 def _fill(batch: Batch, size: int, own: slice) -> Batch:
   """Fills a batch up with rows of zeros, and returns this shard's rows."""
   missing = size - len(next(iter(batch.values())))
-  return {name: np.pad(array, [(0, missing), (0, 0)])[own]
-          for name, array in batch.items()}
+  return {
+    name: np.pad(array, [(0, missing), (0, 0)])[own]
+    for name, array in batch.items()
+  }
 
 
 def _options() -> tf.data.Options:

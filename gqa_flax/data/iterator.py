@@ -59,15 +59,17 @@ class BatchIterator:
     path = self._path(directory)
     if not path.with_suffix('.json').exists():
       raise FileNotFoundError(
-          f'There is no saved position of the batches at {path}: start from '
-          'the beginning, or restore with as many hosts as saved it.')
+        f'There is no saved position of the batches at {path}: start from '
+        'the beginning, or restore with as many hosts as saved it.'
+      )
     saved = json.loads(path.with_suffix('.json').read_text())
     for name, value in self._arguments.items():
       if saved.get(name) != value:
         raise ValueError(
-            f'The position saved at {path} is for {name} = '
-            f'{saved.get(name)!r}, but now it is {value!r}: set it back, or '
-            'start the batches from the beginning.')
+          f'The position saved at {path} is for {name} = '
+          f'{saved.get(name)!r}, but now it is {value!r}: set it back, or '
+          'start the batches from the beginning.'
+        )
     self._checkpoint.read(str(path)).assert_consumed()
 
   def _path(self, directory: str | os.PathLike) -> epath.Path:

@@ -24,11 +24,11 @@ DOCUMENTS_PER_POOL = 128
 
 
 def span_corruption(
-    dataset: tf.data.Dataset,
-    sequence_length: Mapping[str, int],
-    output_features: Mapping[str, seqio.Feature],
-    mean_noise_span_length: float = 3.0,
-    noise_density: float = 0.15,
+  dataset: tf.data.Dataset,
+  sequence_length: Mapping[str, int],
+  output_features: Mapping[str, seqio.Feature],
+  mean_noise_span_length: float = 3.0,
+  noise_density: float = 0.15,
 ) -> tf.data.Dataset:
   """Turns tokenized documents into examples of span corruption.
 
@@ -54,21 +54,25 @@ def span_corruption(
       and targets have different vocabularies.
   """
   segment_length, targets_length = raw_and_targets_lengths(
-      sequence_length['inputs'], mean_noise_span_length, noise_density)
+    sequence_length['inputs'], mean_noise_span_length, noise_density
+  )
   if sequence_length['targets'] < targets_length:
     raise ValueError(
-        f"Span corruption of inputs of {sequence_length['inputs']} tokens "
-        f'needs targets of {targets_length} tokens, but the targets length is '
-        f"{sequence_length['targets']}: raise it to {targets_length}.")
+      f'Span corruption of inputs of {sequence_length["inputs"]} tokens '
+      f'needs targets of {targets_length} tokens, but the targets length is '
+      f'{sequence_length["targets"]}: raise it to {targets_length}.'
+    )
   vocabulary = _shared_vocabulary(output_features)
   _, num_spans = _num_noise_tokens_and_spans(
-      segment_length, mean_noise_span_length, noise_density)
+    segment_length, mean_noise_span_length, noise_density
+  )
   # Vocabularies without extra ids may hold their sentinels among the pieces.
   if 0 < vocabulary.extra_ids < num_spans:
     raise ValueError(
-        f"Inputs of {sequence_length['inputs']} tokens have {num_spans} noise "
-        f'spans but the vocabulary only {vocabulary.extra_ids} sentinels: '
-        f'shorten the inputs or give the vocabulary extra_ids={num_spans}.')
+      f'Inputs of {sequence_length["inputs"]} tokens have {num_spans} noise '
+      f'spans but the vocabulary only {vocabulary.extra_ids} sentinels: '
+      f'shorten the inputs or give the vocabulary extra_ids={num_spans}.'
+    )
 
   dataset = _choose_chunks(dataset)
   dataset = _concatenate_pools(dataset)
@@ -77,9 +81,9 @@ def span_corruption(
 
 
 def raw_and_targets_lengths(
-    inputs_length: int,
-    mean_noise_span_length: float = 3.0,
-    noise_density: float = 0.15,
+  inputs_length: int,
+  mean_noise_span_length: float = 3.0,
+  noise_density: float = 0.15,
 ) -> tuple[int, int]:
   """Returns the lengths that go with inputs of at most `inputs_length`.
 
@@ -96,11 +100,15 @@ def raw_and_targets_lengths(
   Raises:
     ValueError: the inputs are too short to hold a noise span.
   """
+
   def lengths(raw_length):
     num_noise_tokens, num_spans = _num_noise_tokens_and_spans(
-        raw_length, mean_noise_span_length, noise_density)
-    return (raw_length - num_noise_tokens + num_spans + 1,
-            num_noise_tokens + num_spans + 1)
+      raw_length, mean_noise_span_length, noise_density
+    )
+    return (
+      raw_length - num_noise_tokens + num_spans + 1,
+      num_noise_tokens + num_spans + 1,
+    )
 
   raw_length = inputs_length - 1
   while lengths(raw_length + 1)[0] <= inputs_length:
@@ -109,17 +117,24 @@ def raw_and_targets_lengths(
   # than the inputs; T5 gives up a token so that both have the round length.
   if noise_density == 0.5 and lengths(raw_length)[1] > inputs_length:
     raw_length -= 1
-  if min(_num_noise_tokens_and_spans(
-      raw_length, mean_noise_span_length, noise_density)) < 1:
+  if (
+    min(
+      _num_noise_tokens_and_spans(
+        raw_length, mean_noise_span_length, noise_density
+      )
+    )
+    < 1
+  ):
     raise ValueError(
-        f'Inputs of {inputs_length} tokens are too short for span corruption: '
-        f'{noise_density:.0%} of {max(raw_length, 0)} raw tokens make no noise '
-        f'span of {mean_noise_span_length:g} tokens; raise the inputs length.')
+      f'Inputs of {inputs_length} tokens are too short for span corruption: '
+      f'{noise_density:.0%} of {max(raw_length, 0)} raw tokens make no noise '
+      f'span of {mean_noise_span_length:g} tokens; raise the inputs length.'
+    )
   return raw_length, lengths(raw_length)[1]
 
 
 def _num_noise_tokens_and_spans(
-    raw_length: int, mean_noise_span_length: float, noise_density: float
+  raw_length: int, mean_noise_span_length: float, noise_density: float
 ) -> tuple[int, int]:
   """Counts as `_random_spans_mask` does, in float32.
 
@@ -132,13 +147,14 @@ def _num_noise_tokens_and_spans(
 
 
 def _shared_vocabulary(
-    output_features: Mapping[str, seqio.Feature]
+  output_features: Mapping[str, seqio.Feature],
 ) -> seqio.Vocabulary:
   vocabulary = output_features['targets'].vocabulary
   if output_features['inputs'].vocabulary != vocabulary:
     raise ValueError(
-        'Span corruption makes inputs out of the targets, but the two features '
-        'have different vocabularies: give both the same.')
+      'Span corruption makes inputs out of the targets, but the two features '
+      'have different vocabularies: give both the same.'
+    )
   return vocabulary
 
 
@@ -152,8 +168,9 @@ def _choose_chunks(dataset: tf.data.Dataset) -> tf.data.Dataset:
     # T5 keeps the first half of the seed for random lengths, not used here.
     _, seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     start = MAX_DOCUMENT_TOKENS * tf.random.stateless_uniform(
-        [], seed=seed, maxval=num_chunks, dtype=tf.int32)
-    return {'targets': tokens[start:start + MAX_DOCUMENT_TOKENS]}
+      [], seed=seed, maxval=num_chunks, dtype=tf.int32
+    )
+    return {'targets': tokens[start : start + MAX_DOCUMENT_TOKENS]}
 
   return choose_chunk(dataset.filter(lambda x: tf.size(x['targets']) > 0))
 
@@ -162,12 +179,13 @@ def _concatenate_pools(dataset: tf.data.Dataset) -> tf.data.Dataset:
   """Joins pools of 128 documents, so that only their ends make short rows."""
   pools = dataset.ragged_batch(DOCUMENTS_PER_POOL)
   return pools.map(
-      lambda x: {'targets': x['targets'].flat_values},
-      num_parallel_calls=tf.data.AUTOTUNE)
+    lambda x: {'targets': x['targets'].flat_values},
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
 
 
 def _split_into_segments(
-    dataset: tf.data.Dataset, segment_length: int
+  dataset: tf.data.Dataset, segment_length: int
 ) -> tf.data.Dataset:
   """Cuts every pool into segments; the last one may be shorter."""
 
@@ -184,10 +202,10 @@ def _split_into_segments(
 
 
 def _corrupt(
-    dataset: tf.data.Dataset,
-    vocabulary: seqio.Vocabulary,
-    mean_noise_span_length: float,
-    noise_density: float,
+  dataset: tf.data.Dataset,
+  vocabulary: seqio.Vocabulary,
+  mean_noise_span_length: float,
+  noise_density: float,
 ) -> tf.data.Dataset:
   @seqio.map_over_dataset(num_seeds=1)
   def corrupt(example, seed):
@@ -196,19 +214,22 @@ def _corrupt(
     # targets, although only the mask draws any number.
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 6))[:2]
     is_noise = _random_spans_mask(
-        tf.size(tokens), seeds, mean_noise_span_length, noise_density)
+      tf.size(tokens), seeds, mean_noise_span_length, noise_density
+    )
     last_id = vocabulary.vocab_size - 1
-    return {'inputs': _spans_to_sentinels(tokens, is_noise, last_id),
-            'targets': _spans_to_sentinels(tokens, ~is_noise, last_id)}
+    return {
+      'inputs': _spans_to_sentinels(tokens, is_noise, last_id),
+      'targets': _spans_to_sentinels(tokens, ~is_noise, last_id),
+    }
 
   return corrupt(dataset)
 
 
 def _random_spans_mask(
-    length: tf.Tensor,
-    seeds: tf.Tensor,
-    mean_noise_span_length: float,
-    noise_density: float,
+  length: tf.Tensor,
+  seeds: tf.Tensor,
+  mean_noise_span_length: float,
+  noise_density: float,
 ) -> tf.Tensor:
   """Draws which tokens are noise: [length] bool, beginning with False.
 
@@ -217,30 +238,35 @@ def _random_spans_mask(
   """
   padded_length = tf.maximum(length, 2)
   num_noise_tokens = tf.clip_by_value(
-      _round(tf.cast(padded_length, tf.float32) * noise_density),
-      1, padded_length - 1)
+    _round(tf.cast(padded_length, tf.float32) * noise_density),
+    1,
+    padded_length - 1,
+  )
   num_spans = tf.maximum(
-      _round(tf.cast(num_noise_tokens, tf.float32) / mean_noise_span_length), 1)
+    _round(tf.cast(num_noise_tokens, tf.float32) / mean_noise_span_length), 1
+  )
   noise_lengths = _random_partition(num_noise_tokens, num_spans, seeds[0])
   text_lengths = _random_partition(
-      padded_length - num_noise_tokens, num_spans, seeds[1])
+    padded_length - num_noise_tokens, num_spans, seeds[1]
+  )
   span_lengths = tf.reshape(tf.stack([text_lengths, noise_lengths], 1), [-1])
   span_is_noise = tf.range(2 * num_spans) % 2 == 1
   return tf.repeat(span_is_noise, span_lengths)[:length]
 
 
 def _random_partition(
-    num_items: tf.Tensor, num_parts: tf.Tensor, seed: tf.Tensor
+  num_items: tf.Tensor, num_parts: tf.Tensor, seed: tf.Tensor
 ) -> tf.Tensor:
   """Splits a number into `num_parts` positive ones: [num_parts] int32."""
   starts_part = seqio.stateless_shuffle(
-      tf.cast(tf.range(num_items - 1) < num_parts - 1, tf.int32), seed)
+    tf.cast(tf.range(num_items - 1) < num_parts - 1, tf.int32), seed
+  )
   part = tf.cumsum(tf.pad(starts_part, [[1, 0]]))
   return tf.math.bincount(part, minlength=num_parts)
 
 
 def _spans_to_sentinels(
-    tokens: tf.Tensor, is_masked: tf.Tensor, last_id: int
+  tokens: tf.Tensor, is_masked: tf.Tensor, last_id: int
 ) -> tf.Tensor:
   """Puts one sentinel, counting down from `last_id`, for each masked span."""
   continues = is_masked & tf.pad(is_masked[:-1], [[1, 0]])

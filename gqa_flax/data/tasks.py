@@ -38,6 +38,7 @@ class TaskSpec:
       'targets' of token ids.
     metric: 'rouge', 'bleu', 'trivia_qa', or None where the loss is all.
   """
+
   source: Callable[[], seqio.DataSource]
   preprocessors: Sequence[Preprocessor]
   metric: str | None
@@ -51,8 +52,10 @@ class TextSource(seqio.DataSource):
   """
 
   def __init__(
-      self, rows: Callable[[str], Mapping[str, Sequence[str]]],
-      splits: Sequence[str]):
+    self,
+    rows: Callable[[str], Mapping[str, Sequence[str]]],
+    splits: Sequence[str],
+  ):
     """Makes the source.
 
     Args:
@@ -70,12 +73,13 @@ class TextSource(seqio.DataSource):
     return [split]
 
   def get_dataset(
-      self, split='train', shuffle=True, seed=None, shard_info=None, **unused
+    self, split='train', shuffle=True, seed=None, shard_info=None, **unused
   ) -> tf.data.Dataset:
     """Returns a dataset of scalar strings; see seqio.DataSource."""
     columns = {
-        name: tf.constant(column, tf.string)
-        for name, column in self._rows(split).items()}
+      name: tf.constant(column, tf.string)
+      for name, column in self._rows(split).items()
+    }
     num_rows = len(next(iter(columns.values())))
     # Row numbers are shuffled, not rows: the whole split can be, and a saved
     # iterator stays small.
@@ -85,7 +89,8 @@ class TextSource(seqio.DataSource):
     if shuffle and num_rows:
       dataset = dataset.shuffle(num_rows, seed=seed)
     return dataset.map(
-        lambda row: {name: column[row] for name, column in columns.items()})
+      lambda row: {name: column[row] for name, column in columns.items()}
+    )
 
 
 def _extracts(split: str) -> dict[str, list[str]]:
@@ -94,29 +99,35 @@ def _extracts(split: str) -> dict[str, list[str]]:
 
 def _summaries(split: str) -> dict[str, list[str]]:
   described = [a for a in embedded.articles(split) if a.description]
-  return {'inputs': [f'summarize: {a.extract}' for a in described],
-          'targets': [a.description for a in described]}
+  return {
+    'inputs': [f'summarize: {a.extract}' for a in described],
+    'targets': [a.description for a in described],
+  }
 
 
 TASKS: dict[str, TaskSpec] = {
-    'wikipedia_span_corruption': TaskSpec(
-        source=lambda: TextSource(_extracts, embedded.SPLITS),
-        preprocessors=(
-            seqio.preprocessors.tokenize,
-            span_corruption,
-            seqio.preprocessors.append_eos_after_trim),
-        metric=None),
-    'wikipedia_summarization': TaskSpec(
-        source=lambda: TextSource(_summaries, embedded.SPLITS),
-        preprocessors=(
-            seqio.preprocessors.tokenize,
-            seqio.preprocessors.append_eos_after_trim),
-        metric='rouge'),
+  'wikipedia_span_corruption': TaskSpec(
+    source=lambda: TextSource(_extracts, embedded.SPLITS),
+    preprocessors=(
+      seqio.preprocessors.tokenize,
+      span_corruption,
+      seqio.preprocessors.append_eos_after_trim,
+    ),
+    metric=None,
+  ),
+  'wikipedia_summarization': TaskSpec(
+    source=lambda: TextSource(_summaries, embedded.SPLITS),
+    preprocessors=(
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos_after_trim,
+    ),
+    metric='rouge',
+  ),
 }
 
 
 def get_task(
-    name: str, vocabulary: seqio.Vocabulary | None = None
+  name: str, vocabulary: seqio.Vocabulary | None = None
 ) -> seqio.Task | seqio.Mixture:
   """Returns a task, or a mixture of tasks, by name.
 
@@ -143,11 +154,15 @@ def get_task(
       return _check_vocabulary(registry.get(name), vocabulary)
   known = {*TASKS, *(n for registry in registries for n in registry.names())}
   nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-  hint = (f"the nearest are {', '.join(nearest)}" if nearest
-          else f"there are {', '.join(sorted(known))}")
+  hint = (
+    f'the nearest are {", ".join(nearest)}'
+    if nearest
+    else f'there are {", ".join(sorted(known))}'
+  )
   raise UnknownTaskError(
-      f'There is no task {name!r}: {hint}; choose one of them, or import the '
-      'module that registers yours with seqio.')
+    f'There is no task {name!r}: {hint}; choose one of them, or import the '
+    'module that registers yours with seqio.'
+  )
 
 
 def metric_name(name: str) -> str | None:
@@ -159,23 +174,27 @@ def metric_name(name: str) -> str | None:
 
 
 def _register(
-    name: str, spec: TaskSpec, vocabulary: seqio.Vocabulary) -> seqio.Task:
+  name: str, spec: TaskSpec, vocabulary: seqio.Vocabulary
+) -> seqio.Task:
   seqio.TaskRegistry.remove(name)
   return seqio.TaskRegistry.add(
-      name,
-      source=spec.source(),
-      preprocessors=list(spec.preprocessors),
-      output_features={
-          key: seqio.Feature(vocabulary, add_eos=True)
-          for key in ('inputs', 'targets')})
+    name,
+    source=spec.source(),
+    preprocessors=list(spec.preprocessors),
+    output_features={
+      key: seqio.Feature(vocabulary, add_eos=True)
+      for key in ('inputs', 'targets')
+    },
+  )
 
 
 def _check_vocabulary(
-    task: seqio.Task | seqio.Mixture, vocabulary: seqio.Vocabulary | None
+  task: seqio.Task | seqio.Mixture, vocabulary: seqio.Vocabulary | None
 ) -> seqio.Task | seqio.Mixture:
   for key, feature in task.output_features.items():
     if vocabulary is not None and feature.vocabulary != vocabulary:
       raise ValueError(
-          f'The {key} of task {task.name!r} have a vocabulary other than the '
-          'one given: give the vocabulary that the task was registered with.')
+        f'The {key} of task {task.name!r} have a vocabulary other than the '
+        'one given: give the vocabulary that the task was registered with.'
+      )
   return task

@@ -22,7 +22,9 @@ class RMSNorm(nn.Module):
     scale_D = self.param('scale', nn.initializers.ones, (x_BTD.shape[-1],))
     x_BTD = x_BTD.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x_BTD), axis=-1, keepdims=True)
-    x_BTD = (x_BTD * jax.lax.rsqrt(mean_square + self.epsilon)).astype(self.dtype)
+    x_BTD = (x_BTD * jax.lax.rsqrt(mean_square + self.epsilon)).astype(
+      self.dtype
+    )
     return x_BTD * scale_D.astype(self.dtype).reshape(1, 1, -1)
 
 

@@ -87,9 +87,7 @@ class DecoderLayer(nn.Module):
     """Returns [B, T, D], all target positions at once."""
     cross_cache = self.project_encoded(encoded_BSD)
     y_BTD = self.pre_self_attention_layer_norm(x_BTD)
-    y_BTD = self.self_attention(
-      y_BTD, y_BTD, bias, deterministic=deterministic
-    )
+    y_BTD = self.self_attention(y_BTD, y_BTD, bias, deterministic=deterministic)
     x_BTD += self.dropout(y_BTD, deterministic)
     return self._cross_attend_and_mlp(
       x_BTD, cross_cache, encoder_bias, deterministic

@@ -34,7 +34,9 @@ def paired_bars(
   figure, axes = plt.subplots(figsize=(7.5, 0.6 * len(labels) + 1.8))
   height = 0.8 / len(series)
   for i, (name, values) in enumerate(series.items()):
-    positions = [y + (i - (len(series) - 1) / 2) * height for y in range(len(labels))]
+    positions = [
+      y + (i - (len(series) - 1) / 2) * height for y in range(len(labels))
+    ]
     bars = axes.barh(positions, values, height, label=name, color=_COLORS[i])
     axes.bar_label(bars, fmt='%.2f', padding=3, fontsize=8)
   for i, (name, x) in enumerate(lines.items()):
@@ -46,9 +48,7 @@ def paired_bars(
   axes.set_title(title, fontsize=11)
   axes.margins(x=0.1)
   axes.spines[['top', 'right']].set_visible(False)
-  figure.legend(
-    loc='lower center', ncols=4, fontsize=8, frameon=False
-  )
+  figure.legend(loc='lower center', ncols=4, fontsize=8, frameon=False)
   figure.tight_layout(rect=(0, 0.07, 1, 1))
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   # Without its version number, which changes the file and nothing to see.

@@ -101,7 +101,9 @@ def train(
   )
   first_step = int(state.step)
   if first_step >= train_steps:
-    print(f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.')
+    print(
+      f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.'
+    )
     manager.close()
     return state
 

@@ -59,9 +59,7 @@ def test_mean_and_first_by_hand(tiny_config, tiny_params):
     np.testing.assert_allclose(
       flatten(mean)[name][:, columns], sum(members) / 4, rtol=1e-6
     )
-    np.testing.assert_array_equal(
-      flatten(first)[name][:, columns], members[0]
-    )
+    np.testing.assert_array_equal(flatten(first)[name][:, columns], members[0])
 
 
 @pytest.mark.parametrize('method', ['mean', 'first'])
@@ -156,5 +154,7 @@ def test_a_grouped_checkpoint_under_a_multi_head_config_is_told_apart(
   tiny_config, tiny_params
 ):
   grouped, _ = convert_params(tiny_params, tiny_config, 2, 'mean')
-  with pytest.raises(ValueError, match=r'already grouped to 2 .*num_kv_heads=2'):
+  with pytest.raises(
+    ValueError, match=r'already grouped to 2 .*num_kv_heads=2'
+  ):
     convert_params(grouped, tiny_config, 1, 'mean')

@@ -30,31 +30,41 @@ class WordVocabulary(seqio.PassThroughVocabulary):
 def _words(split):
   # Row i: i in the inputs, once or more, and in the targets.
   rows = range(10, 10 + {'train': NUM_WORDS, 'few': 5, 'empty': 0}[split])
-  return {'inputs': [' '.join([f'{i}'] * (1 + i % 7)) for i in rows],
-          'targets': [f'{i} {i}' for i in rows]}
+  return {
+    'inputs': [' '.join([f'{i}'] * (1 + i % 7)) for i in rows],
+    'targets': [f'{i} {i}' for i in rows],
+  }
 
 
 def _documents(split):
-  return {'targets': [
+  return {
+    'targets': [
       ' '.join(str(10 + (i * 31 + j) % 800) for j in range(20 + i))
-      for i in range(128)]}
+      for i in range(128)
+    ]
+  }
 
 
 @pytest.fixture(scope='module', autouse=True)
 def registered():
-  features = {key: seqio.Feature(WordVocabulary(), add_eos=True)
-              for key in LENGTHS}
+  features = {
+    key: seqio.Feature(WordVocabulary(), add_eos=True) for key in LENGTHS
+  }
   finish = seqio.preprocessors.append_eos_after_trim
   seqio.TaskRegistry.add(
-      'words', output_features=features,
-      source=tasks.TextSource(_words, ['train', 'few', 'empty']),
-      preprocessors=[seqio.preprocessors.tokenize, finish],
-      shuffle_buffer_size=16)
+    'words',
+    output_features=features,
+    source=tasks.TextSource(_words, ['train', 'few', 'empty']),
+    preprocessors=[seqio.preprocessors.tokenize, finish],
+    shuffle_buffer_size=16,
+  )
   seqio.TaskRegistry.add(
-      'spans', output_features=features,
-      source=tasks.TextSource(_documents, ['train']),
-      preprocessors=[seqio.preprocessors.tokenize, span_corruption, finish],
-      shuffle_buffer_size=16)
+    'spans',
+    output_features=features,
+    source=tasks.TextSource(_documents, ['train']),
+    preprocessors=[seqio.preprocessors.tokenize, span_corruption, finish],
+    shuffle_buffer_size=16,
+  )
   yield
   seqio.TaskRegistry.remove('words')
   seqio.TaskRegistry.remove('spans')
@@ -62,12 +72,16 @@ def registered():
 
 def train(name='words', batch_size=4, seed=0, **kwargs):
   return batches.train_batches(
-      tasks.get_task(name), LENGTHS, batch_size, seed, **kwargs)
+    tasks.get_task(name), LENGTHS, batch_size, seed, **kwargs
+  )
 
 
 def evaluate(name='words', split='few', batch_size=4, **kwargs):
-  return list(batches.evaluation_batches(
-      tasks.get_task(name), split, LENGTHS, batch_size, **kwargs))
+  return list(
+    batches.evaluation_batches(
+      tasks.get_task(name), split, LENGTHS, batch_size, **kwargs
+    )
+  )
 
 
 def assert_equal(batches_a, batches_b):
@@ -80,7 +94,8 @@ def assert_equal(batches_a, batches_b):
 def words(batches_):
   """The words of the targets, with EOS and padding left out."""
   tokens = np.concatenate(
-      [b['decoder_target_tokens'].ravel() for b in batches_])
+    [b['decoder_target_tokens'].ravel() for b in batches_]
+  )
   return sorted(tokens[tokens >= 10].tolist())
 
 
@@ -92,13 +107,18 @@ def test_an_unpacked_batch_is_written_as_the_model_reads_it():
   batch = next(train(pack=False, shuffle=False, batch_size=2))
   pad = np.zeros(16, np.int32)
   expected = {
-      'encoder_input_tokens': [[10] * 4 + [1] + [0] * 27,
-                               [11] * 5 + [1] + [0] * 26],
-      'decoder_target_tokens': [[10, 10, 1, *pad[3:]], [11, 11, 1, *pad[3:]]],
-      # seqio leaves the EOS in, where the loss has no weight.
-      'decoder_input_tokens': [[0, 10, 10, 1, *pad[4:]],
-                               [0, 11, 11, 1, *pad[4:]]],
-      'decoder_loss_weights': [[1, 1, 1, *pad[3:]]] * 2}
+    'encoder_input_tokens': [
+      [10] * 4 + [1] + [0] * 27,
+      [11] * 5 + [1] + [0] * 26,
+    ],
+    'decoder_target_tokens': [[10, 10, 1, *pad[3:]], [11, 11, 1, *pad[3:]]],
+    # seqio leaves the EOS in, where the loss has no weight.
+    'decoder_input_tokens': [
+      [0, 10, 10, 1, *pad[4:]],
+      [0, 11, 11, 1, *pad[4:]],
+    ],
+    'decoder_loss_weights': [[1, 1, 1, *pad[3:]]] * 2,
+  }
   assert_equal([batch], [expected])
   assert {array.dtype for array in batch.values()} == {np.dtype('int32')}
 
@@ -114,21 +134,23 @@ def test_packing_keeps_every_token_and_tells_examples_apart():
       assert batch['decoder_segment_ids'][row].max() == len(segments)
       for segment in segments:
         inputs, targets = (
-            batch[f'{side}_tokens'][row][
-                batch[f'{side.split("_")[0]}_segment_ids'][row] == segment]
-            for side in ('encoder_input', 'decoder_target'))
+          batch[f'{side}_tokens'][row][
+            batch[f'{side.split("_")[0]}_segment_ids'][row] == segment
+          ]
+          for side in ('encoder_input', 'decoder_target')
+        )
         word = targets[0]
         assert inputs.tolist() == [word] * (1 + word % 7) + [1]
         assert targets.tolist() == [word, word, 1]
         positions = batch['encoder_positions'][row][
-            batch['encoder_segment_ids'][row] == segment]
+          batch['encoder_segment_ids'][row] == segment
+        ]
         assert positions.tolist() == list(range(len(inputs)))
   assert num_segments == NUM_WORDS
   assert sum(len(b['decoder_segment_ids']) for b in packed) < NUM_WORDS
 
 
-@pytest.mark.parametrize('name, pack', [
-    ('words', False), ('spans', True)])
+@pytest.mark.parametrize('name, pack', [('words', False), ('spans', True)])
 def test_restored_batches_go_on_as_if_never_stopped(name, pack, tmp_path):
   # 25 batches of 4 rows reach into the second epoch or, where packed, beyond.
   first, batches_, saved = train(name, pack=pack), [], (1, 18)
@@ -164,22 +186,29 @@ def test_every_epoch_draws_other_spans():
   first, second = next(iterator), next(iterator)
   # The same documents in the same order: only the sentinels' places differ.
   assert not np.array_equal(
-      first['encoder_input_tokens'], second['encoder_input_tokens'])
+    first['encoder_input_tokens'], second['encoder_input_tokens']
+  )
   sizes = [(b['encoder_input_tokens'] != 0).sum() for b in (first, second)]
   assert sizes[0] == sizes[1]
 
 
 def test_seeds_decide_the_batches():
   first, again, other = (
-      next(train('spans', seed=seed, pack=False)) for seed in (5, 5, 6))
+    next(train('spans', seed=seed, pack=False)) for seed in (5, 5, 6)
+  )
   assert_equal([first], [again])
   assert not np.array_equal(
-      first['encoder_input_tokens'], other['encoder_input_tokens'])
+    first['encoder_input_tokens'], other['encoder_input_tokens']
+  )
 
 
 def test_shards_are_disjoint_and_complete():
-  shards = [words(train(pack=False, batch_size=1, num_epochs=1,
-                        shard_index=i, num_shards=3)) for i in range(3)]
+  shards = [
+    words(
+      train(pack=False, batch_size=1, num_epochs=1, shard_index=i, num_shards=3)
+    )
+    for i in range(3)
+  ]
   assert sorted(itertools.chain(*shards)) == every_word(NUM_WORDS)
   assert [len(set(shard)) for shard in shards] == [14, 13, 13]
 
@@ -201,24 +230,34 @@ def test_evaluation_is_the_same_every_time():
 
 def test_hosts_share_the_rows_of_evaluation():
   whole = evaluate(batch_size=4)
-  halves = [evaluate(batch_size=2, shard_index=i, num_shards=2)
-            for i in range(2)]
-  assert_equal(whole, [
+  halves = [
+    evaluate(batch_size=2, shard_index=i, num_shards=2) for i in range(2)
+  ]
+  assert_equal(
+    whole,
+    [
       {key: np.concatenate([a[key], b[key]]) for key in a}
-      for a, b in zip(*halves, strict=True)])
+      for a, b in zip(*halves, strict=True)
+    ],
+  )
 
 
 def test_examples_keep_the_texts_and_make_generation_batches():
   examples = batches.examples(tasks.get_task('words'), 'few', 4)
   assert [e['targets_pretokenized'] for e in examples] == [
-      f'{i} {i}'.encode() for i in range(10, 15)]
+    f'{i} {i}'.encode() for i in range(10, 15)
+  ]
   assert examples[1]['inputs_pretokenized'] == b'11 11 11 11 11'
   assert examples[1]['inputs'].tolist() == [11, 11, 11, 1]
   first, last = batches.generation_batches(examples, 6, 3)
-  np.testing.assert_array_equal(first['encoder_input_tokens'], [
-      [10, 10, 10, 1, 0, 0], [11, 11, 11, 1, 0, 0], [12, 12, 12, 1, 0, 0]])
-  np.testing.assert_array_equal(last['encoder_input_tokens'], [
-      [13, 13, 13, 1, 0, 0], [14, 1, 0, 0, 0, 0], [0] * 6])
+  np.testing.assert_array_equal(
+    first['encoder_input_tokens'],
+    [[10, 10, 10, 1, 0, 0], [11, 11, 11, 1, 0, 0], [12, 12, 12, 1, 0, 0]],
+  )
+  np.testing.assert_array_equal(
+    last['encoder_input_tokens'],
+    [[13, 13, 13, 1, 0, 0], [14, 1, 0, 0, 0, 0], [0] * 6],
+  )
   assert len(batches.examples(tasks.get_task('words'), 'few', 4, 2)) == 2
 
 
@@ -231,7 +270,8 @@ def test_bad_data_is_refused_in_a_sentence():
     train(split='few', shard_index=7, num_shards=8)
   with pytest.raises(ValueError, match=r'too short for span corruption'):
     batches.train_batches(
-        tasks.get_task('spans'), {'inputs': 4, 'targets': 4}, 1, 0)
+      tasks.get_task('spans'), {'inputs': 4, 'targets': 4}, 1, 0
+    )
 
 
 def test_a_position_is_restored_only_where_it_belongs(tmp_path):

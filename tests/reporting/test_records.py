@@ -1,0 +1,54 @@
+"""Records, tables and plots: what is read back, and the same bytes twice."""
+
+import pytest
+
+from gqa_flax.reporting import plots, records
+from gqa_flax.reporting.tables import markdown_table
+
+
+def test_records_append(tmp_path):
+  path = tmp_path / 'a' / 'records.jsonl'
+  assert records.read(path) == []
+  records.append(path, {'x': 1, 'text': 'Ångström'})
+  records.append(path, {'x': 2.5})
+  assert records.read(path) == [{'x': 1, 'text': 'Ångström'}, {'x': 2.5}]
+
+
+def test_provenance_names_versions_and_devices():
+  provenance = records.provenance('cpu', 8)
+  assert (provenance['device_kind'], provenance['num_devices']) == ('cpu', 8)
+  assert provenance['versions']['jax']
+  assert len(provenance['git_revision'].removesuffix('-dirty')) == 40
+
+
+def test_table():
+  table = markdown_table(
+    ['model', 'heads', 'loss'], [['MHA', 8, 1.234], ['MQA', 1, 1234.5]]
+  )
+  assert table == (
+    '| model | heads | loss |\n'
+    '| --- | ---: | ---: |\n'
+    '| MHA | 8 | 1.23 |\n'
+    '| MQA | 1 | 1,234.50 |\n'
+  )
+
+
+def test_ragged_table_is_refused():
+  with pytest.raises(ValueError, match='2 values for 1 columns'):
+    markdown_table(['a'], [[1, 2]])
+
+
+def test_plots_are_the_same_bytes_each_time(tmp_path):
+  images = []
+  for name in ('a.png', 'b.png'):
+    plots.paired_bars(
+      tmp_path / name,
+      ['MHA', 'MQA'],
+      {'before': [1.0, 2.0], 'after': [0.9, 1.1]},
+      lines={'unigrams': 3.0},
+      title='title',
+      xlabel='nats',
+    )
+    images.append((tmp_path / name).read_bytes())
+  assert images[0] == images[1]
+  assert images[0].startswith(b'\x89PNG')
