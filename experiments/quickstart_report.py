@@ -123,8 +123,11 @@ cost a model nothing; "text alone" leaves them out: the fair comparison.
 The same checkpoint, its decoder's key/value heads pooled, before and after
 uptraining for {uptrained[0]['step'] - pretrain['step']:,} steps
 ({(uptrained[0]['step'] - pretrain['step']) / pretrain['step']:.0%} of the
-pre-training). The multi-head model trains on for as many. Cross-entropy of span
-corruption, in nats a target token.
+pre-training). The multi-head model trains on for as many. All begin uptraining
+with a new optimizer state, at the high learning rate of a short run, which sets
+even the multi-head model back by
+{uptrained[0][LOSS] - converted[0][LOSS]:+.2f} nats: compare within a column.
+Cross-entropy of span corruption, in nats a target token.
 
 {ablation}
 ![Cross-entropy after conversion and after uptraining](ablation.png)

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import gin
+from etils import epath
 
 GIN_CONFIGS = 'gin_configs'
 
@@ -302,7 +303,7 @@ def _write_provenance(directory: str, command: str):
 
   from gqa_flax.reporting import records
 
-  folder = pathlib.Path(directory)
+  folder = epath.Path(directory)
   folder.mkdir(parents=True, exist_ok=True)
   config = gin.operative_config_str() or gin.config_str()
   (folder / f'{command}.gin').write_text(config)

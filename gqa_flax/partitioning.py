@@ -28,10 +28,24 @@ def shard_batch(batch, mesh: Mesh):
   Raises:
     ValueError: if the number of rows is no multiple of the number of devices.
   """
-  rows = {x.shape[0] for x in batch.values()}
-  if any(n % mesh.size for n in rows):
+  if not _divides(batch, mesh):
+    rows = max(x.shape[0] for x in batch.values())
     raise ValueError(
-      f'A batch of {max(rows)} examples cannot be split over {mesh.size} '
+      f'A batch of {rows} examples cannot be split over {mesh.size} '
       f'devices; set BATCH_SIZE to a multiple of {mesh.size}.'
     )
   return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+
+
+def spread_batch(batch, mesh: Mesh):
+  """Like `shard_batch`, but what cannot be split goes whole to every device.
+
+  For evaluation, where the last few examples count and their number does not.
+  """
+  if _divides(batch, mesh):
+    return shard_batch(batch, mesh)
+  return jax.device_put(batch, replicated(mesh))
+
+
+def _divides(batch, mesh: Mesh) -> bool:
+  return all(x.shape[0] % mesh.size == 0 for x in batch.values())

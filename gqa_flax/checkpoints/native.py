@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from gqa_flax import partitioning
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 
@@ -116,15 +117,20 @@ def restore(path) -> Checkpoint:
       latest is read.
 
   Raises:
-    FileNotFoundError: if there is no checkpoint of ours there.
+    FileNotFoundError: if there is no checkpoint there.
+    ValueError: if what is there is of another format.
   """
   directory, step = locate(path)
   with checkpoint_manager(directory) as manager:
     model = manager.restore(step, args=_model_args())['model']
     config = T5Config.from_dict(model['config'])
-    args = ocp.args.Composite(
-      params=ocp.args.StandardRestore(abstract_params(config))
+    # Onto the devices that are here, not those that wrote it.
+    sharding = partitioning.replicated(partitioning.data_parallel_mesh())
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      abstract_params(config),
     )
+    args = ocp.args.Composite(params=ocp.args.StandardRestore(target))
     params = manager.restore(step, args=args)['params']
   return Checkpoint(step=model['step'], params=params, config=config)
 
@@ -158,17 +164,22 @@ def read_config(path) -> T5Config:
 def locate(path) -> tuple[epath.Path, int]:
   """Returns the folder of checkpoints and the step that `path` means."""
   path = epath.Path(path).absolute()
-  step = _step(path)
-  if step is not None and path.exists():
-    return path.parent, step
-  steps = [_step(p) for p in path.iterdir()] if path.is_dir() else []
-  steps = [s for s in steps if s is not None]
-  if not steps:
+  if _step(path) is not None and path.exists():
+    folder, step = path.parent, _step(path)
+  else:
+    steps = [_step(p) for p in path.iterdir()] if path.is_dir() else []
+    folder, step = path, max((s for s in steps if s is not None), default=None)
+  if step is None:
     raise FileNotFoundError(
       f'There is no checkpoint at {path}; give a {PREFIX}_<step> folder or a '
       'MODEL_DIR that holds one.'
     )
-  return path, max(steps)
+  if not (folder / f'{PREFIX}_{step}' / 'model').exists():
+    raise ValueError(
+      f'{folder}/{PREFIX}_{step} is not a checkpoint that gqa_flax wrote: it '
+      'has no model/ folder; give one that it did.'
+    )
+  return folder, step
 
 
 def abstract_params(config: T5Config):

@@ -120,7 +120,9 @@ def pool_kernel(name, kernel, config, num_kv_heads, method, seed):
   rng = pooling.kernel_rng(seed, name)
   pooled = pooling.METHODS[method](kernel_DKH, num_kv_heads, rng)
   pooled = pooled.reshape(kernel.shape[0], -1).astype(kernel.dtype)
-  return pooled if isinstance(kernel, jax.Array) else np.asarray(pooled)
+  if isinstance(kernel, jax.Array):
+    return jax.device_put(pooled, kernel.sharding)
+  return np.asarray(pooled)
 
 
 def check_conversion(config: T5Config, num_kv_heads, method):

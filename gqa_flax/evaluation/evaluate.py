@@ -9,6 +9,7 @@ import numpy as np
 import seqio
 from etils import epath
 
+from gqa_flax import partitioning
 from gqa_flax.checkpoints import native
 from gqa_flax.data import batches, tasks
 from gqa_flax.evaluation import metrics
@@ -73,7 +74,11 @@ class TaskScore:
     return {f'{self._split}/{name}': x for name, x in scores.items()}
 
   def decode_texts(self, model: Transformer, params) -> list[str]:
-    """Returns the decoded text of every example, in order."""
+    """Returns the decoded text of every example, in order.
+
+    Raises:
+      ValueError: if the model has fewer token ids than the vocabulary.
+    """
     return decode_texts(
       model,
       params,
@@ -89,16 +94,18 @@ def decode_texts(
   model, params, examples, vocabulary, sequence_length, batch_size, decode
 ) -> list[str]:
   """Decodes examples ({'inputs': token ids}) to texts, in order."""
+  if vocabulary.vocab_size > model.config.vocab_size:
+    raise ValueError(
+      f'The vocabulary has {vocabulary.vocab_size} ids, but the model only '
+      f'{model.config.vocab_size}; give the VOCABULARY it was trained with.'
+    )
+  mesh = partitioning.data_parallel_mesh()
   tokens: list[np.ndarray] = []
   for batch in batches.generation_batches(
     examples, sequence_length['inputs'], batch_size
   ):
-    decoded = decode(
-      model,
-      params,
-      batch['encoder_input_tokens'],
-      sequence_length['targets'],
-    )
+    inputs = partitioning.spread_batch(batch, mesh)['encoder_input_tokens']
+    decoded = decode(model, params, inputs, sequence_length['targets'])
     tokens.extend(np.asarray(jax.device_get(decoded)))
   return [
     vocabulary.decode([int(token) for token in row if token > 1])
@@ -162,11 +169,6 @@ def infer(
   """
   restored = native.restore(checkpoint)
   model = Transformer(restored.config)
-  if vocabulary.vocab_size > restored.config.vocab_size:
-    raise ValueError(
-      f'The vocabulary has {vocabulary.vocab_size} ids, but {checkpoint} only '
-      f'{restored.config.vocab_size}; give the VOCABULARY it was trained with.'
-    )
 
   def texts_to_texts(texts: Sequence[str]) -> list[str]:
     length = sequence_length['inputs']

@@ -48,6 +48,16 @@ def beam_search(
   )
 
 
+def beam_decode(
+  model, params, encoder_input_tokens, max_decode_length, beam_size=4, alpha=0.6
+):
+  """Returns the tokens of `beam_search`'s best beam, [batch, length]."""
+  tokens, _ = beam_search(
+    model, params, encoder_input_tokens, max_decode_length, beam_size, alpha
+  )
+  return tokens[:, -1]
+
+
 @flax.struct.dataclass
 class _Beams:
   """Sequences [batch, beam, length + 1] (a 0 in front), ascending by score."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gqa_flax.inference import EOS_ID, PAD_ID, check_decode_length
-from gqa_flax.inference.beam import beam_search
+from gqa_flax.inference.beam import beam_decode
 
 
 def greedy_decode(model, params, encoder_input_tokens, max_decode_length):
@@ -31,7 +31,7 @@ def greedy_decode(model, params, encoder_input_tokens, max_decode_length):
   Raises:
     ValueError: if max_decode_length is below 1.
   """
-  tokens, _ = beam_search(
+  return beam_decode(
     model,
     params,
     encoder_input_tokens,
@@ -39,7 +39,6 @@ def greedy_decode(model, params, encoder_input_tokens, max_decode_length):
     beam_size=1,
     alpha=0.0,
   )
-  return tokens[:, 0]
 
 
 def sample_decode(

@@ -7,119 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from gqa_flax.config import T5Config
-from gqa_flax.model.attention import Attention
+from gqa_flax.model.blocks import DecoderLayer, EncoderLayer, rms_norm
 from gqa_flax.model.cache import DecoderCache, KVCache
 from gqa_flax.model.layers import (
-  GatedMlp,
   RelativePositionBias,
-  RMSNorm,
   allowed_pairs,
   attention_bias,
   residual_dropout,
   truncated_init,
 )
-
-
-def _norm(config, name=None):
-  return RMSNorm(dtype=jnp.dtype(config.dtype), name=name)
-
-
-def _attention(config, num_kv_heads):
-  return Attention(
-    num_heads=config.num_heads,
-    num_kv_heads=num_kv_heads,
-    head_dim=config.head_dim,
-    emb_dim=config.emb_dim,
-    dropout_rate=config.dropout_rate,
-    dtype=jnp.dtype(config.dtype),
-  )
-
-
-def _mlp(config):
-  return GatedMlp(
-    mlp_dim=config.mlp_dim,
-    activations=config.mlp_activations,
-    dropout_rate=config.dropout_rate,
-    dtype=jnp.dtype(config.dtype),
-  )
-
-
-class EncoderLayer(nn.Module):
-  """Multi-head self-attention, then the MLP, each on a residual branch."""
-
-  config: T5Config
-
-  def setup(self):
-    config = self.config
-    self.pre_attention_layer_norm = _norm(config)
-    self.attention = _attention(config, config.num_heads)
-    self.pre_mlp_layer_norm = _norm(config)
-    self.mlp = _mlp(config)
-    self.dropout = residual_dropout(config.dropout_rate)
-
-  def __call__(self, x_BSD, bias, deterministic):
-    """Returns [B, S, D]."""
-    y_BSD = self.pre_attention_layer_norm(x_BSD)
-    y_BSD = self.attention(y_BSD, y_BSD, bias, deterministic=deterministic)
-    x_BSD += self.dropout(y_BSD, deterministic)
-    y_BSD = self.mlp(
-      self.pre_mlp_layer_norm(x_BSD), deterministic=deterministic
-    )
-    return x_BSD + self.dropout(y_BSD, deterministic)
-
-
-class DecoderLayer(nn.Module):
-  """Grouped self-attention, grouped cross-attention, then the MLP."""
-
-  config: T5Config
-
-  def setup(self):
-    config = self.config
-    self.pre_self_attention_layer_norm = _norm(config)
-    self.self_attention = _attention(config, config.num_kv_heads)
-    self.pre_cross_attention_layer_norm = _norm(config)
-    self.encoder_decoder_attention = _attention(config, config.num_kv_heads)
-    self.pre_mlp_layer_norm = _norm(config)
-    self.mlp = _mlp(config)
-    self.dropout = residual_dropout(config.dropout_rate)
-
-  def __call__(self, x_BTD, encoded_BSD, bias, encoder_bias, deterministic):
-    """Returns [B, T, D], all target positions at once."""
-    cross_cache = self.project_encoded(encoded_BSD)
-    y_BTD = self.pre_self_attention_layer_norm(x_BTD)
-    y_BTD = self.self_attention(y_BTD, y_BTD, bias, deterministic=deterministic)
-    x_BTD += self.dropout(y_BTD, deterministic)
-    return self._cross_attend_and_mlp(
-      x_BTD, cross_cache, encoder_bias, deterministic
-    )
-
-  def project_encoded(self, encoded_BSD) -> KVCache:
-    """Returns the cross-attention's keys and values of the encoder's output."""
-    return self.encoder_decoder_attention.project_keys_values(encoded_BSD)
-
-  def decode_step(self, x_B1D, self_cache, cross_cache, position, biases):
-    """Returns [B, 1, D] and the self-attention cache with this position."""
-    bias, encoder_bias = biases
-    y_B1D = self.pre_self_attention_layer_norm(x_B1D)
-    self_cache = self_cache.write(
-      self.self_attention.project_keys_values(y_B1D), position
-    )
-    x_B1D += self.self_attention.attend(y_B1D, self_cache, bias)
-    x_B1D = self._cross_attend_and_mlp(x_B1D, cross_cache, encoder_bias, True)
-    return x_B1D, self_cache
-
-  def _cross_attend_and_mlp(self, x_BTD, cross_cache, bias, deterministic):
-    y_BTD = self.encoder_decoder_attention.attend(
-      self.pre_cross_attention_layer_norm(x_BTD),
-      cross_cache,
-      bias,
-      deterministic=deterministic,
-    )
-    x_BTD += self.dropout(y_BTD, deterministic)
-    y_BTD = self.mlp(
-      self.pre_mlp_layer_norm(x_BTD), deterministic=deterministic
-    )
-    return x_BTD + self.dropout(y_BTD, deterministic)
 
 
 class Encoder(nn.Module):
@@ -134,7 +30,7 @@ class Encoder(nn.Module):
     )
     layer = _remat(EncoderLayer, config, deterministic_argument=3)
     self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
-    self.encoder_norm = _norm(config)
+    self.encoder_norm = rms_norm(config)
     self.dropout = residual_dropout(config.dropout_rate)
 
   def __call__(self, x_BSD, mask_bias, deterministic):
@@ -159,7 +55,7 @@ class Decoder(nn.Module):
     )
     layer = _remat(DecoderLayer, config, deterministic_argument=5)
     self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
-    self.decoder_norm = _norm(config)
+    self.decoder_norm = rms_norm(config)
     self.dropout = residual_dropout(config.dropout_rate)
     if not config.logits_via_embedding:
       self.logits_dense = nn.Dense(

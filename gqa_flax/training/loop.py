@@ -146,6 +146,7 @@ def train(
         scores.update(evaluator(model, state.params))
       log.write(step, scores)
     if saving:
+      _check_finite(state.params, step)
       native.save(
         manager,
         native.Checkpoint(step, state.params, config),
@@ -155,6 +156,7 @@ def train(
       )
     if evaluating or saving:
       window.restart_clock()
+  line.close()
   manager.close()
   return state
 
@@ -238,6 +240,22 @@ def _check_architecture(found: T5Config, wanted: T5Config, path):
       f'{", ".join(differing)}; configure the model as the checkpoint is, or '
       'convert it first (gqa-flax convert).'
     )
+
+
+def _check_finite(params, step):
+  """Raises FloatingPointError: the loss comes before the update, and may be."""
+  if not _all_finite(params):
+    raise FloatingPointError(
+      f'A parameter is not finite after step {step}, which is not saved; lower '
+      'the learning rate, or go on from the last checkpoint with another '
+      'RANDOM_SEED.'
+    )
+
+
+@jax.jit
+def _all_finite(params):
+  leaves = jax.tree.leaves(params)
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 def _check_tokens(batch, vocab_size):

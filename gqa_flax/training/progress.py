@@ -2,9 +2,9 @@
 
 import json
 import sys
-import time
 
 import clu.metric_writers
+import tqdm
 from etils import epath
 
 METRICS_FILE = 'metrics.jsonl'
@@ -30,36 +30,33 @@ class MetricLog:
 
   def write(self, step: int, metrics):
     """Adds one record: {'step': step, name: number, ...}."""
-    with open(self._file, 'a') as file:
+    with self._file.open('a') as file:
       file.write(json.dumps({'step': step, **metrics}) + '\n')
     self._tensorboard.write_scalars(step, metrics)
     self._tensorboard.flush()
 
 
 class ProgressLine:
-  """One line that is rewritten on a terminal, and repeated in a log file."""
+  """One line: step, time left, loss and examples per second.
 
-  def __init__(self, name: str, first_step: int, last_step: int, out=None):
-    self._name, self._first, self._last = name, first_step, last_step
-    self._out = out or sys.stderr
-    self._start = time.monotonic()
+  It is rewritten in place on a terminal, and repeated in a log file.
+  """
+
+  def __init__(self, name: str, first_step: int, last_step: int):
+    self._bar = tqdm.tqdm(
+      desc=name, initial=first_step, total=last_step, unit='step', ncols=100
+    )
 
   def show(self, step: int, loss: float, examples_per_second: float):
-    """Shows step, loss, speed and the time left at the speed so far."""
-    done = step - self._first
-    seconds = (time.monotonic() - self._start) / max(done, 1)
-    left = _minutes(seconds * (self._last - step))
-    line = (
-      f'{self._name}: step {step:,}/{self._last:,}  loss {loss:.3f}  '
-      f'{examples_per_second:,.0f} examples/s  {left} left'
+    """Shows where the run stands."""
+    self._bar.set_postfix_str(
+      f'loss {loss:.3f}, {examples_per_second:,.0f} examples/s', refresh=False
     )
-    if self._out.isatty():
-      line = f'\r\x1b[K{line}' + ('\n' if step == self._last else '')
-    else:
-      line += '\n'
-    self._out.write(line)
-    self._out.flush()
+    self._bar.update(step - self._bar.n)
+    self._bar.refresh()
+    if not sys.stderr.isatty():
+      print(file=sys.stderr)
 
-
-def _minutes(seconds: float) -> str:
-  return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
+  def close(self):
+    """Leaves the line as it stands."""
+    self._bar.close()

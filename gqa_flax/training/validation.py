@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 
+from gqa_flax import partitioning
 from gqa_flax.training.step import loss_and_metrics
 
 
@@ -30,7 +31,11 @@ class ValidationLoss:
 
   def __call__(self, model, params):
     """Returns {name/cross_entropy: nats a token, name/accuracy: 0 to 1}."""
-    total = [_metrics(model, params, batch) for batch in self._batches]
+    mesh = partitioning.data_parallel_mesh()
+    total = [
+      _metrics(model, params, partitioning.spread_batch(batch, mesh))
+      for batch in self._batches
+    ]
     total = jax.tree.map(lambda *xs: float(np.sum(xs)), *jax.device_get(total))
     return {
       f'{self._name}/cross_entropy': total.cross_entropy / total.tokens,

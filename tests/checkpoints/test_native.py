@@ -43,3 +43,9 @@ def test_unfinished_checkpoints_are_not_seen(checkpoint, tmp_path):
 def test_no_checkpoint_is_one_sentence(tmp_path, name):
   with pytest.raises(FileNotFoundError, match='There is no checkpoint at'):
     native.restore(tmp_path / name)
+
+
+def test_another_format_is_one_sentence(tmp_path):
+  (tmp_path / 'checkpoint_3' / 'state').mkdir(parents=True)
+  with pytest.raises(ValueError, match='not a checkpoint that gqa_flax wrote'):
+    native.restore(tmp_path)

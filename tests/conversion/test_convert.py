@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from gqa_flax import Transformer, convert_params
+from gqa_flax import Transformer, convert_params, partitioning
 from gqa_flax.conversion.convert import is_pooled
 
 
@@ -158,3 +158,13 @@ def test_a_grouped_checkpoint_under_a_multi_head_config_is_told_apart(
     ValueError, match=r'already grouped to 2 .*num_kv_heads=2'
   ):
     convert_params(grouped, tiny_config, 1, 'mean')
+
+
+def test_converted_kernels_stay_on_the_devices_of_the_others(
+  tiny_config, tiny_params
+):
+  everywhere = partitioning.replicated(partitioning.data_parallel_mesh())
+  params = jax.device_put(tiny_params, everywhere)
+  for method in ('mean', 'first', 'random'):
+    converted, _ = convert_params(params, tiny_config, 2, method)
+    assert {x.sharding for x in jax.tree.leaves(converted)} == {everywhere}

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from gqa_flax import Transformer
+from gqa_flax import T5Config, Transformer
 from gqa_flax.checkpoints import native
 from gqa_flax.data import embedded, tasks
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate, infer
@@ -51,7 +51,7 @@ def test_perfect_predictions_score_100_across_batches(task, vocabulary):
     decode=Oracle(targets, vocabulary),
     num_examples=7,
   )
-  scores = score(None, None)
+  scores = score(Transformer(T5Config(vocab_size=704)), None)
   assert scores['validation/rouge1'] == pytest.approx(100, abs=1e-6)
   assert [p['target'] for p in score.predictions] == targets
   assert score.predictions[6]['inputs'] == f'summarize: {articles[6].extract}'
@@ -105,4 +105,6 @@ def test_infer_is_evaluation_without_a_task(checkpoint, task, vocabulary):
 def test_another_vocabulary_is_refused(checkpoint, tmp_path):
   larger = embedded.vocabulary(800, cache_dir=tmp_path)
   with pytest.raises(ValueError, match='The vocabulary has 900 ids'):
-    infer(checkpoint=checkpoint, vocabulary=larger, sequence_length=LENGTHS)
+    infer(checkpoint=checkpoint, vocabulary=larger, sequence_length=LENGTHS)(
+      ['text']
+    )

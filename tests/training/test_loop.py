@@ -137,6 +137,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
   assert not list((tmp_path / 'nan').glob('checkpoint_*'))
 
 
+def test_parameters_that_are_not_finite_are_not_saved(run, tmp_path):
+  """The loss of step 4 is finite; what its update leaves is not."""
+
+  def learning_rate(step):
+    return jax.numpy.where(step < 3, 1e-3, np.inf).astype(np.float32)
+
+  with pytest.raises(FloatingPointError, match=r'not finite after step 4'):
+    run('inf', 8, learning_rate=learning_rate, checkpoint_every=2, keep=None)
+  saved = [p.name for p in (tmp_path / 'inf').glob('checkpoint_*')]
+  assert saved == ['checkpoint_2']
+
+
 def test_another_architecture_is_refused_by_name(run, tmp_path, tiny_config):
   run('mha', 2)
   grouped = dataclasses.replace(tiny_config, num_kv_heads=2)

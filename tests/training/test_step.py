@@ -57,6 +57,15 @@ def test_loss_and_every_gradient_equal_t5x(golden):
   )
 
 
+def test_log_likelihoods_equal_t5x(golden, logits_of):
+  logits = logits_of(golden.model, golden.params, golden.batch)
+  loss, _ = losses.cross_entropy_with_z_loss(
+    logits, golden.batch['decoder_target_tokens'], z_loss=0.0
+  )
+  scores = -jnp.sum(loss * golden.batch['decoder_loss_weights'], axis=1)
+  np.testing.assert_allclose(scores, golden['scores'], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   ('name', 'min_dim_size_to_factor'),
   [('adafactor', 128), ('adafactor_min16', 16)],
