@@ -259,8 +259,16 @@ def _bind(binding: str, known):
       f'--gin.{name}: no gin file uses {name}; the nearest are '
       f'{", ".join(near)}.'
     )
+  line = f'{name} = {_as_gin_value(value)}'
   try:
-    gin.parse_config(f'{name} = {_as_gin_value(value)}')
+    try:
+      gin.parse_config(line)
+    except ValueError:
+      # What no gin file has used yet is known by what they import.
+      imports = re.findall('^(?:from|import) .*$', gin.config_str(), re.M)
+      if not imports:
+        raise
+      gin.parse_config([*imports, line])
   except Exception as error:
     first = _flatten(str(error).split('\n  In bindings')[0])
     raise UsageError(

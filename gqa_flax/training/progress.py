@@ -52,7 +52,7 @@ class ProgressLine:
     self._bar.set_postfix_str(
       f'loss {loss:.3f}, {examples_per_second:,.0f} examples/s', refresh=False
     )
-    self._bar.update(step - self._bar.n)
+    self._bar.n = step
     self._bar.refresh()
     if not sys.stderr.isatty():
       print(file=sys.stderr)
