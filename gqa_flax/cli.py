@@ -244,9 +244,10 @@ def _parse_gin(args):
   if missing and not args.dry_run:
     wanted = ' '.join(f'--gin.{name}=...' for name in missing)
     raise UsageError(f'These have no value yet: add {wanted}')
-  gin.finalize()
   if args.dry_run:
     print(gin.config_str())
+  else:
+    gin.finalize()
 
 
 def _bind(binding: str, known):
@@ -263,12 +264,13 @@ def _bind(binding: str, known):
   try:
     try:
       gin.parse_config(line)
-    except ValueError:
+    except ValueError as error:
       # What no gin file has used yet is known by what they import.
       imports = re.findall('^(?:from|import) .*$', gin.config_str(), re.M)
-      if not imports:
-        raise
-      gin.parse_config([*imports, line])
+      try:
+        gin.parse_config([*imports, line])
+      except Exception:
+        raise error from None
   except Exception as error:
     first = _flatten(str(error).split('\n  In bindings')[0])
     raise UsageError(
@@ -324,8 +326,6 @@ def _write_provenance(directory: str, command: str):
 
 def _one_sentence(error: Exception) -> str:
   """Drops the lines that gin adds to an error about where it was called."""
-  if isinstance(error, KeyError):
-    return _flatten(str(error.args[0]) if error.args else repr(error))
   return _flatten(str(error).split('\n  In call to')[0]) or repr(error)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 
 # Before JAX is imported: it reads them once.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -14,8 +15,14 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
+# What one test compiled, another and the processes it starts read again.
+os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
+
+import atexit
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +33,7 @@ from flax import traverse_util
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 
+atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], True)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

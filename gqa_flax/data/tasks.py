@@ -19,12 +19,8 @@ from gqa_flax.data.span_corruption import span_corruption
 Preprocessor = Callable[..., tf.data.Dataset]
 
 
-class UnknownTaskError(KeyError):
+class UnknownTaskError(ValueError):
   """There is no task of this name."""
-
-  def __str__(self) -> str:
-    # KeyError's own is the repr of the message, in quotes.
-    return self.args[0]
 
 
 @dataclasses.dataclass(frozen=True)
