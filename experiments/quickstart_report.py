@@ -105,7 +105,7 @@ def report(records: Sequence[Record], samples: Sequence[Record]) -> str:
 # Quickstart: the GQA paper's method on a small scale
 
 A small run on {provenance['cpus']} CPU cores ({seconds / 60:.1f} minutes), not
-a reproduction of the paper's numbers: one seed, a model of a few million
+a reproduction of the paper's numbers: one seed, a model of two million
 parameters, {pretrain['step']:,} steps on Wikipedia introductions. What it shows
 is that every part works, and in which order the methods come out.
 
@@ -163,9 +163,8 @@ def _verdict_ablation(converted, uptrained) -> str:
     mqa = {r['method']: r[LOSS] for r in rows if r['num_kv_heads'] == 1}
     best_first = sorted(mqa, key=mqa.get)
     agrees = best_first == ['mean', 'first', 'random']
-    return (
-      f'{" < ".join(best_first)} ({"as" if agrees else "not as"} in Figure 4)'
-    )
+    order = ' < '.join(f'{method} {mqa[method]:.3f}' for method in best_first)
+    return f'{order} ({"as" if agrees else "not as"} in Figure 4)'
 
   return (
     f'Loss of multi-query attention by method, converted: {order(converted)}; '

@@ -97,7 +97,9 @@ def test_report_says_what_held_and_what_did_not(tmp_path):
   quickstart_report.write(tmp_path, records, predictions)
   report = (tmp_path / 'report.md').read_text()
   assert 'On text alone the model is 2.00 nats below unigrams.' in report
-  assert 'mean < random < first (not as in Figure 4)' in report
+  assert (
+    'mean 3.500 < random 4.000 < first 4.500 (not as in Figure 4)' in report
+  )
   assert (
     'Models that beat the first words: MHA; the most common words: MHA, MQA; '
     'the rule written by hand: none.'
