@@ -14,14 +14,13 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gqa_flax import partitioning
+from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config
-from gqa_flax.model.network import Transformer
 
 PREFIX = 'checkpoint'
 
@@ -180,15 +179,6 @@ def locate(path) -> tuple[epath.Path, int]:
       'has no model/ folder; give one that it did.'
     )
   return folder, step
-
-
-def abstract_params(config: T5Config):
-  """Returns the tree of shapes and dtypes that `config` fixes."""
-  token = jnp.zeros((1, 1), jnp.int32)
-  init = jax.eval_shape(
-    Transformer(config).init, jax.random.key(0), token, token, token
-  )
-  return init['params']
 
 
 class IteratorSave(ocp.args.CheckpointArgs):

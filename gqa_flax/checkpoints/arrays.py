@@ -1,0 +1,105 @@
+"""Arrays on disk that are read when they are asked for, some rows at a time."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from gqa_flax.config import T5Config
+
+# Rows are read together up to this many bytes, which is what T5X's own chunks
+# hold at most.
+SLAB_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+  """An array that lies elsewhere, of at least one axis.
+
+  Attributes:
+    shape: of the array.
+    dtype: of what `read_rows` returns.
+    read_rows: gives rows start..stop (axis 0) as a NumPy array in C order;
+      raises ValueError, naming the array and its file, if they cannot be had.
+    row_step: rows that are stored together; reading multiples of it from a
+      multiple of it decodes nothing twice.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read_rows: Callable[[int, int], np.ndarray]
+  row_step: int = 1
+
+  @classmethod
+  def of(cls, array) -> 'LazyArray':
+    """Wraps an array in memory."""
+    return cls(
+      tuple(array.shape),
+      np.dtype(array.dtype),
+      lambda start, stop: np.asarray(array[start:stop]),
+    )
+
+  def read(self) -> np.ndarray:
+    """Returns the whole array."""
+    return self.read_rows(0, self.shape[0])
+
+  def astype(self, dtype) -> 'LazyArray':
+    """Returns the same array, cast as it is read."""
+    dtype = np.dtype(dtype)
+    if dtype == self.dtype:
+      return self
+    read_rows = self.read_rows
+    return dataclasses.replace(
+      self,
+      dtype=dtype,
+      read_rows=lambda start, stop: read_rows(start, stop).astype(dtype),
+    )
+
+  def slabs(self, max_bytes: int = SLAB_BYTES) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of the rows to read at a time, in order.
+
+    Args:
+      max_bytes: a slab is the most multiples of `row_step` that fit, and one
+        multiple if none does.
+    """
+    row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+    steps = max_bytes // max(1, row_bytes * self.row_step)
+    rows = max(1, steps) * self.row_step
+    for start in range(0, self.shape[0], rows):
+      yield start, min(start + rows, self.shape[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredCheckpoint:
+  """A checkpoint of any format, opened but not read.
+
+  Attributes:
+    format: 't5x', 't5x_legacy', 'hugging_face' or 'native'.
+    path: of the very checkpoint.
+    step: steps since the very first of pre-training; 0 where none is stored.
+    config: read from the shapes (and from a config file where there is one).
+    params: float32, by T5X name: 'decoder/layers_0/self_attention/key/kernel'.
+    slots: Adafactor's statistics, float32, by the parameter's name and
+      '/v_row', '/v_col' or '/v', without T5X's placeholders of shape (1,);
+      None where no optimizer state is stored.
+    skipped: names in the file that are no parameter, each with the reason.
+  """
+
+  format: str
+  path: str
+  step: int
+  config: T5Config
+  params: Mapping[str, LazyArray]
+  slots: Mapping[str, LazyArray] | None = None
+  skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def kvstore(path) -> dict[str, Any]:
+  """Returns the TensorStore spec of a folder, local or on gs:// or s3://."""
+  text = str(path)
+  for scheme, driver in (('gs://', 'gcs'), ('s3://', 's3')):
+    if text.startswith(scheme):
+      bucket, _, rest = text.removeprefix(scheme).partition('/')
+      return {'driver': driver, 'bucket': bucket, 'path': f'{rest}/'}
+  return {'driver': 'file', 'path': f'{text}/'}
