@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+  from gqa_flax.checkpoints.formats import load_params, save_params
   from gqa_flax.config import T5Config
   from gqa_flax.conversion.convert import convert_params
   from gqa_flax.data.span_corruption import span_corruption
@@ -22,6 +23,8 @@ _HOMES = {
   'Transformer': 'model.network',
   'grouped_query_attention': 'model.attention',
   'convert_params': 'conversion.convert',
+  'load_params': 'checkpoints.formats',
+  'save_params': 'checkpoints.formats',
   'greedy_decode': 'inference.decode',
   'sample_decode': 'inference.decode',
   'beam_search': 'inference.beam',
@@ -39,7 +42,9 @@ __all__ = [
   'convert_params',
   'greedy_decode',
   'grouped_query_attention',
+  'load_params',
   'sample_decode',
+  'save_params',
   'span_corruption',
 ]
 

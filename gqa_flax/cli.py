@@ -93,8 +93,15 @@ def convert(args):
   _parse_gin(args)
   if args.dry_run:
     return
-  _call('gqa_flax.conversion.convert', 'convert_checkpoint')()
-  _write_provenance(_macro('OUTPUT'), 'convert')
+  path = _call('gqa_flax.conversion.convert', 'convert_checkpoint')()
+  output = _macro('OUTPUT')
+  _write_provenance(output, 'convert')
+  from gqa_flax.conversion import convert as convert_lib
+  from gqa_flax.conversion import report
+
+  record = json.loads((epath.Path(output) / convert_lib.RECORD).read_text())
+  print(report.table(record))
+  print(path)
 
 
 def evaluate(args):
@@ -149,10 +156,23 @@ examples:
 Run the same command again after a stop: it goes on from the last checkpoint.
 """,
   convert: """\
-example:
+examples:
+  # By the mean, as in the paper; the input may be T5X's or Hugging Face's.
   gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
     --gin.INPUT=/tmp/mha --gin.OUTPUT=/tmp/gqa_2 \\
     --gin.NUM_KV_HEADS=2 --gin.CONVERSION_METHOD=mean
+
+  # Keeping the function, calibrated on the text of a task.
+  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
+    --gin_file=gin_configs/tasks/wikipedia_span_corruption.gin \\
+    --gin.INPUT=/tmp/mha --gin.OUTPUT=/tmp/gqa_2_subspace \\
+    --gin.NUM_KV_HEADS=2 --gin.CONVERSION_METHOD=subspace \\
+    --gin.CALIBRATION_TASK=wikipedia_span_corruption
+
+  # For transformers: heads are repeated, logits stay.
+  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
+    --gin.INPUT=/tmp/gqa_2 --gin.OUTPUT=/tmp/gqa_2_hf \\
+    --gin.NUM_KV_HEADS=2 --gin.OUTPUT_FORMAT=hugging_face
 """,
   evaluate: """\
 example:

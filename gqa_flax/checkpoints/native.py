@@ -3,26 +3,36 @@
   <directory>/checkpoint_<step>/
     params/     the parameters, float32
     model/      JSON: the T5Config and the step
-    optimizer/  the optimizer's state   } only where training may
-    data/       the data's position     } go on from here
+    optimizer/  the optimizer's state, only where training may go on from here
+    data/       the data's position, only where it may go on without a seam
 
 Orbax writes each checkpoint to a temporary folder and renames it when it is
 complete, so that one which can be seen can be read.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gqa_flax import partitioning
-from gqa_flax.checkpoints.architecture import abstract_params
+from gqa_flax.checkpoints import (
+  adafactor_state,
+  native_items,
+  orbax_items,
+  zarr,
+)
+from gqa_flax.checkpoints.architecture import abstract_params, check_shapes
+from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
 from gqa_flax.config import T5Config
 
 PREFIX = 'checkpoint'
+_OPTIMIZER = 'optimizer'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +87,7 @@ def checkpoint_manager(
       enable_async_checkpointing=False,
       preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     ),
-    handler_registry=_handlers(),
+    handler_registry=native_items.handlers(),
   )
 
 
@@ -102,9 +112,82 @@ def save(
   if opt_state is not None:
     items['optimizer'] = ocp.args.StandardSave(opt_state)
   if data is not None:
-    items['data'] = IteratorSave(data)
+    items['data'] = native_items.IteratorSave(data)
   manager.save(
     checkpoint.step, args=ocp.args.Composite(**items), metrics=metrics or {}
+  )
+
+
+def save_lazy(
+  manager,
+  step: int,
+  config: T5Config,
+  params: Mapping[str, LazyArray],
+  slots: Mapping[str, LazyArray] | None = None,
+  on_slab: Callable[[str, int, np.ndarray], None] | None = None,
+):
+  """Writes one checkpoint, of which never more than some slabs are in memory.
+
+  Args:
+    manager: from `checkpoint_manager`.
+    step: steps since the very first of pre-training; Adafactor's count, too.
+    config: the architecture.
+    params: float32, by T5X name.
+    slots: Adafactor's statistics, as in StoredCheckpoint; None saves none.
+    on_slab: see `zarr.write_arrays`; the names are those of params and slots.
+      What it raises leaves no checkpoint.
+  """
+  items = {
+    'model': ocp.args.JsonSave({'config': config.to_dict(), 'step': step}),
+    **native_items.lazy_items(step, params, slots, on_slab),
+  }
+  try:
+    # Forced, for Orbax skips a step before the latest without a word.
+    manager.save(step, args=ocp.args.Composite(**items), metrics={}, force=True)
+  except BaseException:
+    for folder in manager.directory.glob(f'{PREFIX}_{step}.orbax-*-tmp*'):
+      folder.rmtree()
+    raise
+
+
+def open_checkpoint(path) -> StoredCheckpoint:
+  """Opens a checkpoint of ours; nothing but metadata is read.
+
+  Args:
+    path: as in `restore`.
+
+  Returns:
+    The checkpoint, with slots if it holds Adafactor's state.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint there.
+    ValueError: if what is there is of another format, or is not whole.
+  """
+  directory, step = locate(path)
+  folder = directory / f'{PREFIX}_{step}'
+  with checkpoint_manager(directory) as manager:
+    model = manager.restore(step, args=_model_args())['model']
+  config = T5Config.from_dict(model['config'])
+  params = _lazy(orbax_items.open_item(folder / 'params'), folder)
+  shapes = {name: x.shape for name, x in params.items()}
+  check_shapes(shapes, config, folder)
+  slots = None
+  skipped = {}
+  if (folder / _OPTIMIZER).exists():
+    stores = orbax_items.open_item(folder / _OPTIMIZER)
+    if adafactor_state.is_adafactor(stores, params):
+      slots = _lazy(adafactor_state.slots_of(stores), folder)
+      adafactor_state.check_slots(slots, shapes, folder)
+    else:
+      skipped[_OPTIMIZER] = "not Adafactor's state"
+  return StoredCheckpoint(
+    format='native',
+    path=str(folder),
+    step=model['step'],
+    config=config,
+    params=params,
+    slots=slots,
+    skipped=skipped,
   )
 
 
@@ -147,9 +230,44 @@ def restore_training(manager, step, *, opt_state, data):
     The optimizer's state.
   """
   args = ocp.args.Composite(
-    optimizer=ocp.args.StandardRestore(opt_state), data=IteratorRestore(data)
+    optimizer=ocp.args.StandardRestore(opt_state),
+    data=native_items.IteratorRestore(data),
   )
   return manager.restore(step, args=args)['optimizer']
+
+
+def restore_optimizer(path, opt_state):
+  """Reads the optimizer's state alone, to begin another run with.
+
+  Args:
+    path: as in `restore`.
+    opt_state: a tree of the structure, shapes and shardings to read.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint there.
+    ValueError: if it holds no optimizer state, or another optimizer's.
+  """
+  directory, step = locate(path)
+  folder = directory / f'{PREFIX}_{step}'
+  if not (folder / _OPTIMIZER).exists():
+    raise ValueError(
+      f'{folder} holds no optimizer state to carry on with; set '
+      "OPTIMIZER_STATE = 'reset', or convert the original checkpoint with "
+      '--gin.OPTIMIZER_STATE=carry.'
+    )
+  # Beforehand: where shapes differ, Orbax fails with stray futures.
+  wanted = ocp.tree.to_flat_dict(opt_state, sep='/')
+  stores = orbax_items.open_item(folder / _OPTIMIZER)
+  if {k: x.shape for k, x in wanted.items()} != {
+    k: tuple(x.shape) for k, x in stores.items()
+  }:
+    raise ValueError(
+      f'The optimizer state in {folder} is not of the configured optimizer; '
+      "set OPTIMIZER_STATE = 'reset', or configure the optimizer that wrote it."
+    )
+  args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(opt_state))
+  with checkpoint_manager(directory) as manager:
+    return manager.restore(step, args=args)['optimizer']
 
 
 def read_config(path) -> T5Config:
@@ -181,41 +299,11 @@ def locate(path) -> tuple[epath.Path, int]:
   return folder, step
 
 
-class IteratorSave(ocp.args.CheckpointArgs):
-  """Saves an iterator's position with `iterator.save(directory)`."""
-
-  def __init__(self, iterator):
-    self.iterator = iterator
-
-
-class IteratorRestore(IteratorSave):
-  """Moves an iterator to a position with `iterator.restore(directory)`."""
-
-
-class IteratorHandler(ocp.CheckpointHandler):
-  """Lets Orbax write an iterator's position inside a checkpoint."""
-
-  def save(self, directory: epath.Path, args: IteratorSave):
-    args.iterator.save(directory)
-
-  def restore(self, directory: epath.Path, args: IteratorRestore):
-    args.iterator.restore(directory)
-    return args.iterator
-
-
-def _handlers():
-  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-  for name in ('params', 'optimizer'):
-    handler = ocp.StandardCheckpointHandler()
-    registry.add(name, ocp.args.StandardSave, handler)
-    registry.add(name, ocp.args.StandardRestore, handler)
-  json_handler = ocp.JsonCheckpointHandler()
-  registry.add('model', ocp.args.JsonSave, json_handler)
-  registry.add('model', ocp.args.JsonRestore, json_handler)
-  iterator_handler = IteratorHandler()
-  registry.add('data', IteratorSave, iterator_handler)
-  registry.add('data', IteratorRestore, iterator_handler)
-  return registry
+def _lazy(stores, where) -> dict[str, LazyArray]:
+  return {
+    name: zarr.lazy(store, name, where).astype(np.float32)
+    for name, store in stores.items()
+  }
 
 
 def _model_args():

@@ -1,11 +1,20 @@
 """Arrays in TensorStore's zarr driver, in folders or in an OCDBT database."""
 
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
 from gqa_flax.checkpoints.arrays import SLAB_BYTES, LazyArray
+
+# What `write_arrays` holds at a time, unless a single slab is larger.
+_IN_FLIGHT_BYTES = 8 * SLAB_BYTES
 
 
 def open_array(spec: dict[str, Any], name: str, where) -> LazyArray:
@@ -20,14 +29,18 @@ def open_array(spec: dict[str, Any], name: str, where) -> LazyArray:
     ValueError: if the array is missing or its metadata cannot be read; later,
       from `read_rows`, if its data cannot.
   """
+  return lazy(open_store(spec, name, where), name, where)
+
+
+def open_store(spec: dict[str, Any], name: str, where) -> ts.TensorStore:
+  """Opens one array as `open_array` does, for more than reading its rows."""
   try:
-    store = ts.open(spec, open=True, read=True).result()
+    return ts.open(spec, open=True, read=True).result()
   except ValueError as error:
     raise ValueError(
       f'{name} in {where} cannot be opened ({_first_line(error)}); the '
       'checkpoint is incomplete: copy or download it again.'
     ) from error
-  return lazy(store, name, where)
 
 
 def lazy(store, name: str, where) -> LazyArray:
@@ -53,6 +66,95 @@ def chunk_shape(shape, itemsize: int) -> tuple[int, ...]:
   row_bytes = itemsize * int(np.prod(shape[1:]))
   rows = max(1, min(shape[0], SLAB_BYTES // max(1, row_bytes)))
   return (rows, *shape[1:])
+
+
+def write_arrays(
+  arrays: Mapping[str, LazyArray],
+  create: Callable[[str, LazyArray], ts.TensorStore],
+  on_slab: Callable[[str, int, np.ndarray], None] | None = None,
+  threads: int | None = None,
+):
+  """Writes arrays slab by slab, several arrays at a time.
+
+  A slab covers whole chunks of what it is written to, so that no chunk is
+  written twice, and half a gigabyte of slabs is held at a time: more only
+  where one row of chunks is larger by itself.
+
+  Args:
+    arrays: by name.
+    create: gives the empty store to write an array to, of the array's shape;
+      called from several threads.
+    on_slab: called with (name, start row, rows) before a slab is written; row
+      by row within an array, but for several arrays at once. What it raises
+      ends the writing.
+    threads: how many arrays to write at a time.
+
+  Raises:
+    The first exception of `create`, `read_rows`, `on_slab` or a write, when
+    the slabs then in work have ended.
+  """
+  budget = _Budget(_IN_FLIGHT_BYTES)
+
+  def write(name, array):
+    store = create(name, array)
+    chunk = store.chunk_layout.write_chunk.shape
+    rows = min(max(1, (chunk and chunk[0]) or 1), array.shape[0])
+    row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+    for start, stop in dataclasses.replace(array, row_step=rows).slabs(
+      SLAB_BYTES
+    ):
+      with budget.hold((stop - start) * row_bytes):
+        slab = array.read_rows(start, stop)
+        if on_slab is not None:
+          on_slab(name, start, slab)
+        # Not copied: nothing changes the slab after this.
+        store[start:stop].write(
+          slab, can_reference_source_data_indefinitely=True
+        ).result()
+        del slab
+
+  threads = threads or min(16, 2 * (os.cpu_count() or 1))
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    # The largest first, that none is left to be written alone at the end.
+    names = sorted(arrays, key=lambda name: -np.prod(arrays[name].shape))
+    futures = [pool.submit(write, name, arrays[name]) for name in names]
+    try:
+      for future in concurrent.futures.as_completed(futures):
+        future.result()
+    except BaseException:
+      budget.close()
+      pool.shutdown(wait=True, cancel_futures=True)
+      raise
+
+
+class _Budget:
+  """Lets threads hold some bytes in all, or one of them more by itself."""
+
+  def __init__(self, limit: int):
+    self._free = self._limit = limit
+    self._closed = False
+    self._changed = threading.Condition()
+
+  def close(self):
+    """Lets nobody hold any more."""
+    with self._changed:
+      self._closed = True
+      self._changed.notify_all()
+
+  @contextlib.contextmanager
+  def hold(self, size: int):
+    size = min(size, self._limit)
+    with self._changed:
+      self._changed.wait_for(lambda: self._closed or self._free >= size)
+      if self._closed:
+        raise concurrent.futures.CancelledError
+      self._free -= size
+    try:
+      yield
+    finally:
+      with self._changed:
+        self._free += size
+        self._changed.notify_all()
 
 
 def _first_line(error) -> str:

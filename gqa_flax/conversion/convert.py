@@ -1,38 +1,35 @@
-"""A whole parameter tree, from multi-head to grouped-query attention."""
+"""A whole checkpoint, from multi-head to grouped-query attention."""
 
-import dataclasses
-import difflib
 import json
+from collections.abc import Callable, Iterable
 
 import jax
-import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from gqa_flax.checkpoints import native
-from gqa_flax.config import T5Config, divisors
-from gqa_flax.conversion import pooling
+from gqa_flax.checkpoints import formats
+from gqa_flax.checkpoints.architecture import check_shapes
+from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
+from gqa_flax.config import T5Config
+from gqa_flax.conversion import report, slots
+from gqa_flax.conversion import statistics as statistics_lib
+from gqa_flax.conversion.plan import Conversion, check_conversion
+from gqa_flax.conversion.statistics import Statistics
 
-_ATTENTIONS = ('self_attention', 'encoder_decoder_attention')
-
-
-def is_pooled(name: str) -> bool:
-  """Says whether conversion pools the parameter of this T5X name.
-
-  These are the key and value kernels of the decoder, and no others: the
-  encoder, the queries, the output projections and the relative biases stay.
-  """
-  parts = name.split('/')
-  return (
-    parts[0] == 'decoder'
-    and parts[-1] == 'kernel'
-    and parts[-2] in ('key', 'value')
-    and parts[-3] in _ATTENTIONS
-  )
+RECORD = 'conversion.json'
 
 
-def convert_params(params, config: T5Config, num_kv_heads, method, seed=0):
-  """Pools the decoder's key and value heads, group by contiguous group.
+def convert_params(
+  params,
+  config: T5Config,
+  num_kv_heads,
+  method,
+  seed=0,
+  *,
+  statistics: Statistics | None = None,
+  permute_heads: bool = False,
+):
+  """Reduces the decoder's key and value heads, in memory.
 
   Args:
     params: a tree of parameters named as T5X names them, NumPy or JAX arrays;
@@ -40,136 +37,209 @@ def convert_params(params, config: T5Config, num_kv_heads, method, seed=0):
     config: the architecture of `params`.
     num_kv_heads: key/value heads of the result, a divisor of
       config.num_kv_heads; equal to it, nothing changes.
-    method: 'mean', 'first' or 'random' (Ainslie et al. 2023, section 2.1).
+    method: 'mean', 'first' or 'random' (Ainslie et al. 2023, section 2.1), or
+      'aligned' or 'subspace' (see `conversion.alignment`).
     seed: of the draws of 'random'.
+    statistics: of the attentions' inputs, from `conversion.statistics.collect`:
+      'subspace' needs them, 'aligned' may use them.
+    permute_heads: whether heads that resemble each other share a group,
+      instead of neighbours.
 
   Returns:
-    params: the converted tree; arrays that are not pooled are the same objects.
+    params: the converted tree; arrays that do not change are the same objects.
     config: with the new num_kv_heads.
 
   Raises:
     ValueError: if the method is unknown, num_kv_heads does not divide the
-      number that the checkpoint has, or the tree is not that of `config` (an
-      encoder-only model, other sizes, already grouped).
+      number that the checkpoint has, the tree is not that of `config` (an
+      encoder-only model, other sizes, already grouped), or the statistics are
+      missing or another model's.
   """
-  check_conversion(config, num_kv_heads, method)
   flat = traverse_util.flatten_dict(params, sep='/')
-  _check_kernels({n: x.shape for n, x in flat.items() if is_pooled(n)}, config)
-  converted = {
-    name: pool_kernel(name, x, config, num_kv_heads, method, seed)
-    if is_pooled(name)
-    else x
-    for name, x in flat.items()
-  }
-  return (
-    traverse_util.unflatten_dict(converted, sep='/'),
-    dataclasses.replace(config, num_kv_heads=num_kv_heads),
+  check_conversion(config, num_kv_heads, method)
+  check_shapes({n: x.shape for n, x in flat.items()}, config, 'the tree given')
+  conversion = Conversion(
+    {name: LazyArray.of(x) for name, x in flat.items()},
+    config,
+    num_kv_heads,
+    method,
+    seed=seed,
+    statistics=statistics,
+    permute_heads=permute_heads,
   )
+
+  def converted(name, old):
+    if conversion.action(name) == 'copied':
+      return old
+    new = conversion.array(name).read().astype(old.dtype)
+    if isinstance(old, jax.Array):
+      return jax.device_put(new, old.sharding)
+    return new
+
+  tree = {name: converted(name, x) for name, x in flat.items()}
+  return traverse_util.unflatten_dict(tree, sep='/'), conversion.config
 
 
 def convert_checkpoint(
-  *, input: str, output: str, num_kv_heads: int, method: str, seed: int = 0
+  *,
+  input: str,
+  output: str,
+  num_kv_heads: int,
+  method: str = 'mean',
+  seed: int = 0,
+  input_format: str | None = None,
+  output_format: str = 'native',
+  optimizer_state: str = 'reset',
+  permute_heads: bool = False,
+  calibration_task: str | None = None,
+  calibration_batches: Callable[[], Iterable] | None = None,
+  calibration_tokens: int = 65_536,
+  statistics: str | None = None,
 ) -> str:
-  """Converts a checkpoint on disk; the step stays, the optimizer starts anew.
+  """Converts a checkpoint from disk to disk, some rows of an array at a time.
+
+  Memory does not grow with the number of layers, unless statistics are
+  collected, for which the model has to run. The result appears whole or not at
+  all; what was interrupted may simply be started again.
 
   Args:
-    input: a folder that `checkpoints.native` reads.
-    output: gets checkpoint_<step>/ and conversion.json; must not hold
-      checkpoints yet.
-    num_kv_heads: see `convert_params`.
-    method: see `convert_params`.
-    seed: see `convert_params`.
+    input: a checkpoint of any format that `checkpoints.formats` reads.
+    output: gets checkpoint_<step>/ (the step stays) and conversion.json; of
+      Hugging Face's format it is the folder itself.
+    num_kv_heads: as in `convert_params`.
+    method: as in `convert_params`.
+    seed: as in `convert_params`.
+    input_format: of `formats.READABLE`; None recognises it.
+    output_format: of `formats.WRITABLE`.
+    optimizer_state: 'reset', or 'carry', which keeps Adafactor's statistics
+      and rebuilds those of what changed (see `conversion.slots`).
+    permute_heads: as in `convert_params`.
+    calibration_task: name of a task whose text the statistics are collected
+      on; None where they are not needed or already in a file.
+    calibration_batches: gives that text, as `data.batches` yields it.
+    calibration_tokens: how many target tokens of it to use.
+    statistics: a file; read if it exists, written if they are collected.
 
   Returns:
     The path of the new checkpoint.
 
   Raises:
-    FileExistsError: if there are checkpoints in `output`.
-    ValueError: as `convert_params`.
+    FileExistsError: if there is a checkpoint in `output`.
+    FileNotFoundError: if there is none in `input`.
+    ValueError: if something does not fit: heads, formats, damaged arrays or
+      such that are not finite. Nothing is written then.
   """
-  folder = epath.Path(output).absolute()
-  if folder.exists() and any(folder.glob(f'{native.PREFIX}_*')):
-    raise FileExistsError(
-      f'{output} holds a checkpoint already; give an OUTPUT that does not.'
+  formats.check_format(output_format, formats.WRITABLE)
+  if optimizer_state not in ('reset', 'carry'):
+    raise ValueError(
+      f'OPTIMIZER_STATE is {optimizer_state!r}; choose reset or carry.'
     )
-  source = native.restore(input)
-  params, config = convert_params(
-    source.params, source.config, num_kv_heads, method, seed
+  source = formats.open_checkpoint(input, input_format)
+  carrying = optimizer_state == 'carry'
+  if carrying:
+    _check_carry(source, output_format)
+  check_conversion(source.config, num_kv_heads, method)
+  marker = _begin(output, output_format, source.step)
+  try:
+    conversion = Conversion(
+      source.params,
+      source.config,
+      num_kv_heads,
+      method,
+      seed=seed,
+      statistics=_statistics(
+        source,
+        method,
+        statistics,
+        calibration_task,
+        calibration_batches,
+        calibration_tokens,
+      ),
+      permute_heads=permute_heads,
+    )
+    audit = report.Audit(source.path)
+    params = {name: conversion.array(name) for name in source.params}
+    shapes = {name: x.shape for name, x in source.params.items()}
+    path = formats.write_checkpoint(
+      output,
+      output_format,
+      source.step,
+      conversion.config,
+      params,
+      slots.carry(conversion, source.slots, shapes) if carrying else None,
+      source=source.path,
+      method=method,
+      on_slab=audit,
+    )
+    settings = {
+      'method': method,
+      'seed': seed,
+      'permute_heads': permute_heads,
+      'optimizer_state': optimizer_state,
+      'output_format': output_format,
+    }
+    record = report.record(source, conversion, settings, audit)
+    _write_json(epath.Path(output) / RECORD, record)
+  finally:
+    marker.unlink(missing_ok=True)
+  return path
+
+
+def _check_carry(source: StoredCheckpoint, output_format: str):
+  if source.slots is None:
+    raise ValueError(
+      f'{source.path} holds no statistics of Adafactor to carry; set '
+      'OPTIMIZER_STATE = reset.'
+    )
+  if output_format == 'hugging_face':
+    raise ValueError(
+      "Hugging Face's format has no place for an optimizer's state; set "
+      'OPTIMIZER_STATE = reset, or OUTPUT_FORMAT = native.'
+    )
+
+
+def _begin(output, output_format: str, step: int) -> epath.Path:
+  """Marks a conversion as begun, and removes what is left of an earlier one.
+
+  Between the moment when a checkpoint appears and that of its record, only
+  the marker beside OUTPUT tells that it is not done.
+  """
+  folder = epath.Path(output)
+  marker = folder.with_name(f'{folder.name}.converting')
+  if marker.exists():
+    left = folder
+    if output_format != 'hugging_face':
+      left = folder / f'checkpoint_{step}'
+    if left.exists():
+      left.rmtree()
+  formats.check_destination(output, output_format)
+  marker.parent.mkdir(parents=True, exist_ok=True)
+  marker.write_text('A conversion to this folder has begun and not ended.\n')
+  return marker
+
+
+def _statistics(source, method, path, task, batches, tokens):
+  """Reads the statistics from a file, or collects them, or does without."""
+  if method not in ('aligned', 'subspace'):
+    return None
+  if path is not None and epath.Path(path).exists():
+    return statistics_lib.load(path)
+  if task is None or batches is None:
+    return None
+  flat = {name: array.read() for name, array in source.params.items()}
+  collected = statistics_lib.collect(
+    traverse_util.unflatten_dict(flat, sep='/'),
+    source.config,
+    batches(),
+    tokens,
+    task,
   )
-  with native.checkpoint_manager(folder) as manager:
-    native.save(manager, native.Checkpoint(source.step, params, config))
-  record = {
-    'source': str(input),
-    'step': source.step,
-    'method': method,
-    'seed': seed,
-    'num_kv_heads': {'from': source.config.num_kv_heads, 'to': num_kv_heads},
-  }
-  text = json.dumps(record, indent=2) + '\n'
-  (folder / 'conversion.json').write_text(text)
-  return str(folder / f'{native.PREFIX}_{source.step}')
+  if path is not None:
+    statistics_lib.save(path, collected)
+  return collected
 
 
-def pool_kernel(name, kernel, config, num_kv_heads, method, seed):
-  """Pools one key or value kernel, [D, K * H] to [D, num_kv_heads * H]."""
-  if num_kv_heads == config.num_kv_heads:
-    return kernel
-  kernel_DKH = kernel.reshape(
-    kernel.shape[0], config.num_kv_heads, config.head_dim
-  )
-  rng = pooling.kernel_rng(seed, name)
-  pooled = pooling.METHODS[method](kernel_DKH, num_kv_heads, rng)
-  pooled = pooled.reshape(kernel.shape[0], -1).astype(kernel.dtype)
-  if isinstance(kernel, jax.Array):
-    return jax.device_put(pooled, kernel.sharding)
-  return np.asarray(pooled)
-
-
-def check_conversion(config: T5Config, num_kv_heads, method):
-  """Raises ValueError unless the method exists and the heads divide."""
-  if method not in pooling.METHODS:
-    near = difflib.get_close_matches(str(method), pooling.METHODS, n=1)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
-    raise ValueError(
-      f'There is no conversion method {method!r}; choose one of '
-      f'{list(pooling.METHODS)}.{hint}'
-    )
-  if num_kv_heads not in divisors(config.num_kv_heads):
-    raise ValueError(
-      f'num_kv_heads = {num_kv_heads} does not divide the '
-      f'{config.num_kv_heads} key/value heads of the checkpoint; choose one of '
-      f'{divisors(config.num_kv_heads)}.'
-    )
-
-
-def _check_kernels(shapes, config: T5Config):
-  """Raises one ValueError that lists every kernel not of config's shape."""
-  if not shapes:
-    raise ValueError(
-      'These parameters have no decoder attention '
-      "('decoder/layers_0/self_attention/key/kernel'); only an encoder-decoder "
-      'checkpoint can be converted to grouped-query attention.'
-    )
-  layers = {name.split('/')[1] for name in shapes}
-  if len(layers) != config.num_decoder_layers or len(shapes) != 4 * len(layers):
-    raise ValueError(
-      f'The parameters have {len(shapes)} decoder key/value kernels in '
-      f'{len(layers)} layers, but the config has {config.num_decoder_layers} '
-      'layers of 4; give the config of this checkpoint.'
-    )
-  expected = (config.emb_dim, config.num_kv_heads * config.head_dim)
-  wrong = {n: s for n, s in sorted(shapes.items()) if s != expected}
-  if wrong:
-    name, shape = next(iter(wrong.items()))
-    heads, rest = divmod(shape[-1], config.head_dim)
-    hint = 'give the config of this checkpoint'
-    if shape[0] == config.emb_dim and not rest and heads < config.num_heads:
-      hint = (
-        f'the checkpoint is already grouped to {heads} key/value heads: say '
-        f'num_kv_heads={heads} in the config to group it further'
-      )
-    raise ValueError(
-      f'{name} has shape {shape}, but the config (emb_dim {config.emb_dim}, '
-      f'{config.num_kv_heads} key/value heads of {config.head_dim}) needs '
-      f'{expected}; {hint}. {len(wrong)} of {len(shapes)} kernels differ.'
-    )
+def _write_json(path: epath.Path, value):
+  temporary = path.with_name(f'{path.name}.tmp')
+  temporary.write_text(json.dumps(value, indent=2) + '\n')
+  temporary.rename(path)

@@ -40,6 +40,7 @@ def train(
   learning_rate: Callable,
   optimizer=None,
   initial_checkpoint: str | None = None,
+  initial_optimizer: str = 'reset',
   evaluators: Sequence[Evaluator] = (),
   loss_normalizing_factor: float | str | None = None,
   z_loss: float = 1e-4,
@@ -57,7 +58,8 @@ def train(
   The latest checkpoint in model_dir is continued from, as if there had been
   no stop: parameters, optimizer, step and position in the data. Else the
   parameters and the step come from initial_checkpoint, with a new optimizer
-  state; else parameters are initialised by the seed, at step 0.
+  state unless initial_optimizer is 'carry'; else parameters are initialised by
+  the seed, at step 0.
 
   Args:
     model_dir: gets checkpoint_<step>/, metrics.jsonl and TensorBoard's files.
@@ -70,6 +72,8 @@ def train(
     optimizer: an optax transformation for a learning rate of 1; None is
       `optimizer.adafactor()`.
     initial_checkpoint: a folder that `checkpoints.native` reads.
+    initial_optimizer: 'reset' begins with a new optimizer state, 'carry' with
+      that of initial_checkpoint, its count of steps included.
     evaluators: called every evaluate_every steps and at the end.
     loss_normalizing_factor: see `losses.loss_normalizer`.
     z_loss: coefficient.
@@ -87,8 +91,9 @@ def train(
 
   Raises:
     FloatingPointError: if a loss is not finite; nothing of that state is saved.
-    ValueError: if a checkpoint is of another architecture, or a token id lies
-      outside the vocabulary.
+    ValueError: if a checkpoint is of another architecture, if it has no
+      optimizer state that was to be carried, or if a token id lies outside the
+      vocabulary.
   """
   optimizer = optimizers.adafactor() if optimizer is None else optimizer
   mesh = partitioning.data_parallel_mesh()
@@ -97,7 +102,14 @@ def train(
     model_dir, keep=keep, best=keep_best, mode=keep_best_mode
   )
   state = _initial_state(
-    manager, config, optimizer, train_data, initial_checkpoint, seed, mesh
+    manager,
+    config,
+    optimizer,
+    train_data,
+    initial_checkpoint,
+    initial_optimizer,
+    seed,
+    mesh,
   )
   first_step = int(state.step)
   if first_step >= train_steps:
@@ -198,9 +210,20 @@ class _Window:
 
 
 def _initial_state(
-  manager, config, optimizer, train_data, initial_checkpoint, seed, mesh
+  manager,
+  config,
+  optimizer,
+  train_data,
+  initial_checkpoint,
+  initial_optimizer,
+  seed,
+  mesh,
 ):
   """Returns the state of the latest or the initial checkpoint, or a new one."""
+  if initial_optimizer not in ('reset', 'carry'):
+    raise ValueError(
+      f"OPTIMIZER_STATE is {initial_optimizer!r}; give 'reset' or 'carry'."
+    )
   latest = manager.latest_step()
   if latest is not None:
     checkpoint = native.restore(manager.directory / f'{native.PREFIX}_{latest}')
@@ -218,6 +241,8 @@ def _initial_state(
     opt_state = native.restore_training(
       manager, latest, opt_state=opt_state, data=train_data
     )
+  elif initial_checkpoint and initial_optimizer == 'carry':
+    opt_state = native.restore_optimizer(initial_checkpoint, opt_state)
   state = TrainState(
     step=jnp.int32(checkpoint.step),
     params=checkpoint.params,

@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from gqa_flax import Transformer, convert_params, partitioning
-from gqa_flax.conversion.convert import is_pooled
+from gqa_flax.conversion.plan import is_pooled
 
 
 def flatten(params):

@@ -96,11 +96,50 @@ def test_initial_checkpoint_gives_parameters_and_step(run, tmp_path):
   run('first', 2)
   second = run('second', 4, initial_checkpoint=str(tmp_path / 'first'))
   assert int(second.step) == 4
+  assert int(second.opt_state[0].count) == 2
   log = records(tmp_path / 'second')
   assert [r['step'] for r in log] == [3, 4]
   # The schedule goes on from the checkpoint's step too.
   rate = optimizer.rsqrt_schedule(100)
   assert log[0]['learning_rate'] == pytest.approx(float(rate(np.int32(2))))
+
+
+def test_carried_optimizer_state_changes_no_bit(
+  run, tmp_path, tiny_config, make_batch
+):
+  """Another run begins where the first stood, all but the data."""
+
+  class Following(CountingBatches):
+    def __init__(self):
+      super().__init__(make_batch, tiny_config)
+      self.position = 3
+
+  whole = run('whole', 6)
+  run('first', 3)
+  carried = run(
+    'carried',
+    6,
+    train_data=Following(),
+    initial_checkpoint=str(tmp_path / 'first'),
+    initial_optimizer='carry',
+  )
+  assert_identical(whole.params, carried.params)
+  assert_identical(whole.opt_state, carried.opt_state)
+  assert int(carried.opt_state[0].count) == 6
+
+
+def test_no_optimizer_state_to_carry_is_one_sentence(
+  run, tmp_path, tiny_config, make_params
+):
+  config = dataclasses.replace(tiny_config, dropout_rate=0.1)
+  params = make_params(tiny_config)
+  with native.checkpoint_manager(tmp_path / 'bare') as manager:
+    native.save(manager, native.Checkpoint(2, params, config))
+  arguments = {'initial_checkpoint': str(tmp_path / 'bare')}
+  with pytest.raises(ValueError, match=r'bare/checkpoint_2 holds no.*gin\.OPT'):
+    run('carried', 4, initial_optimizer='carry', **arguments)
+  with pytest.raises(ValueError, match=r"OPTIMIZER_STATE is 'kept'; give"):
+    run('kept', 4, initial_optimizer='kept', **arguments)
 
 
 def test_a_finished_run_is_left_alone(run, tmp_path, capsys):

@@ -1,0 +1,235 @@
+"""One door to all formats: recognise, open, write whole or not at all.
+
+native         ours: <path>/checkpoint_<step>/, Orbax
+t5x            T5X's Orbax checkpoints: checkpoint_<step>/state/ (read only)
+t5x_legacy     T5X's earlier ones: checkpoint_<step>/checkpoint and zarr
+hugging_face   a folder with config.json and safetensors or torch files
+"""
+
+import contextlib
+import difflib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from gqa_flax.checkpoints import (
+  hugging_face,
+  native,
+  t5x,
+  t5x_orbax,
+  t5x_write,
+)
+from gqa_flax.checkpoints.architecture import check_shapes
+from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
+from gqa_flax.config import T5Config
+
+_OPENERS = {
+  'native': native.open_checkpoint,
+  't5x': t5x_orbax.open_orbax,
+  't5x_legacy': t5x.open_legacy,
+  'hugging_face': hugging_face.open_checkpoint,
+}
+READABLE = tuple(_OPENERS)
+WRITABLE = ('native', 't5x_legacy', 'hugging_face')
+
+OnSlab = Callable[[str, int, np.ndarray], None]
+
+
+def open_checkpoint(path, format: str | None = None) -> StoredCheckpoint:
+  """Opens a checkpoint of any format; reads names, shapes and little else.
+
+  Args:
+    path: a checkpoint, or a folder with checkpoint_<step> folders, of which
+      the latest is taken; local or on gs:// or s3://.
+    format: of `READABLE`; None recognises it by the files there.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if it is of no known format, or not whole.
+  """
+  if format is not None:
+    check_format(format, READABLE)
+  folder = _latest(epath.Path(path))
+  found = _recognise(folder)
+  if found is None:
+    raise FileNotFoundError(
+      f'There is no checkpoint at {path}: none of the files by which '
+      f'{list(READABLE)} are known; give a checkpoint folder.'
+    )
+  if format is not None and found != format:
+    raise ValueError(
+      f'{folder} looks like {found!r}, not like {format!r}; leave out '
+      'INPUT_FORMAT, or give another folder.'
+    )
+  return _OPENERS[found](folder)
+
+
+def write_checkpoint(
+  path,
+  format: str,
+  step: int,
+  config: T5Config,
+  params: Mapping[str, LazyArray],
+  slots: Mapping[str, LazyArray] | None = None,
+  *,
+  source: str = '',
+  method: str | None = None,
+  on_slab: OnSlab | None = None,
+) -> str:
+  """Writes a checkpoint, slab by slab; it appears whole, by a rename.
+
+  Args:
+    path: gets checkpoint_<step>/, or, if the format is 'hugging_face', is the
+      folder that is written.
+    format: of `WRITABLE`.
+    step: steps since the very first of pre-training.
+    config: the architecture.
+    params: float32, by T5X name.
+    slots: Adafactor's statistics, as in StoredCheckpoint; None writes none,
+      except that T5X's format asks for zeros. Hugging Face's has no place for
+      them.
+    source: where the parameters come from, for the model card.
+    method: how they were converted, for the model card.
+    on_slab: called with (name, start, rows) before rows are written, from
+      several threads; what it raises leaves nothing written.
+
+  Returns:
+    The path of the checkpoint.
+
+  Raises:
+    FileExistsError: if there is one already.
+    ValueError: if the parameters are not those of `config`.
+  """
+  check_format(format, WRITABLE)
+  folder = check_destination(path, format)
+  check_shapes({n: x.shape for n, x in params.items()}, config, 'the result')
+  if format == 'native':
+    with native.checkpoint_manager(folder) as manager:
+      native.save_lazy(manager, step, config, params, slots, on_slab)
+    return str(folder / f'{native.PREFIX}_{step}')
+  if format == 't5x_legacy':
+    target = folder / f'{native.PREFIX}_{step}'
+    with _appearing(target) as temporary:
+      t5x_write.write_legacy(temporary, step, params, slots, on_slab)
+    return str(target)
+  with _appearing(folder) as temporary:
+    hugging_face.write_checkpoint(
+      temporary,
+      step,
+      config,
+      params,
+      source=source,
+      method=method,
+      on_slab=on_slab,
+    )
+  return str(folder)
+
+
+def load_params(path, format: str | None = None):
+  """Reads the parameters of a checkpoint of any format.
+
+  Args:
+    path: as in `open_checkpoint`.
+    format: as in `open_checkpoint`.
+
+  Returns:
+    params: tree of float32 NumPy arrays, named as T5X names them.
+    config: T5Config.
+
+  Raises:
+    As `open_checkpoint`.
+  """
+  stored = open_checkpoint(path, format)
+  flat = {name: array.read() for name, array in stored.params.items()}
+  return traverse_util.unflatten_dict(flat, sep='/'), stored.config
+
+
+def save_params(path, params, config: T5Config, format='native', step=0) -> str:
+  """Writes parameters as a checkpoint of a format.
+
+  Args:
+    path: as in `write_checkpoint`.
+    params: tree of arrays, named as T5X names them.
+    config: their architecture.
+    format: of `WRITABLE`.
+    step: steps since the very first of pre-training.
+
+  Returns:
+    The path of the checkpoint.
+
+  Raises:
+    As `write_checkpoint`.
+  """
+  flat = traverse_util.flatten_dict(params, sep='/')
+  arrays = {n: LazyArray.of(x).astype(np.float32) for n, x in flat.items()}
+  return write_checkpoint(path, format, step, config, arrays)
+
+
+def check_destination(path, format: str) -> epath.Path:
+  """Returns the path, made absolute; raises FileExistsError if it is taken."""
+  folder = epath.Path(path)
+  if '://' not in str(path):
+    folder = folder.absolute()
+  if format == 'hugging_face':
+    taken = folder.exists() and any(folder.iterdir())
+  else:
+    taken = folder.exists() and _latest(folder) != folder
+  if taken:
+    raise FileExistsError(
+      f'{path} holds a checkpoint already; give an OUTPUT that does not.'
+    )
+  return folder
+
+
+def check_format(format: str, known):
+  """Raises ValueError unless the format is one of the known."""
+  if format not in known:
+    near = difflib.get_close_matches(str(format), known, n=1)
+    hint = f' Did you mean {near[0]!r}?' if near else ''
+    raise ValueError(
+      f'There is no checkpoint format {format!r} here; choose one of '
+      f'{list(known)}.{hint}'
+    )
+
+
+def _recognise(folder) -> str | None:
+  files = {
+    't5x_legacy': t5x.INDEX,
+    't5x': t5x_orbax.ITEM,
+    'native': 'model',
+    'hugging_face': 'config.json',
+  }
+  for format, file in files.items():
+    if (folder / file).exists():
+      return format
+  return None
+
+
+def _latest(path) -> epath.Path:
+  """Returns the checkpoint of the highest step in a folder, or the folder."""
+  steps = {}
+  for entry in path.iterdir() if path.is_dir() else ():
+    prefix, _, step = entry.name.rpartition('_')
+    if prefix == native.PREFIX and step.isdigit():
+      steps[int(step)] = entry
+  return steps[max(steps)] if steps else path
+
+
+@contextlib.contextmanager
+def _appearing(target: epath.Path):
+  """Gives a folder to write that becomes `target` when all went well."""
+  temporary = target.with_name(f'{target.name}.incomplete')
+  if temporary.exists():
+    temporary.rmtree()  # of a conversion that was interrupted
+  temporary.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    yield temporary
+    if target.exists():
+      target.rmdir()  # empty, or this raises
+    temporary.rename(target)
+  except BaseException:
+    if temporary.exists():
+      temporary.rmtree()
+    raise

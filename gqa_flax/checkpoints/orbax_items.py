@@ -1,0 +1,226 @@
+"""Orbax's items, opened and written array by array through TensorStore.
+
+An item is a folder that Orbax's PyTree and Standard handlers write:
+`_METADATA` (JSON) names the arrays; they lie in the zarr format, in an OCDBT
+database or each in a folder. Orbax itself reads and writes whole trees; here
+no array need ever be in memory as a whole.
+"""
+
+import collections
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from etils import epath
+
+from gqa_flax.checkpoints import zarr
+from gqa_flax.checkpoints.arrays import LazyArray, kvstore
+
+_METADATA = '_METADATA'
+_SHOWN = 8
+_ARRAY_FILES = ('.zarray', '.zattrs', 'zarr.json')
+# What Orbax (0.12) gives TensorStore: small values and the tree's root stand
+# in one node, and nobody else writes to the database.
+_OCDBT = {
+  'driver': 'ocdbt',
+  'cache_pool': 'cache_pool#ocdbt',
+}
+_OCDBT_WRITE = {
+  'config': {
+    'max_inline_value_bytes': 1024,
+    'max_decoded_node_bytes': 100_000_000,
+    'manifest_kind': 'single',
+  },
+  'assume_config': True,
+  'target_data_file_size': 2**31,
+}
+
+
+def open_item(path) -> dict[str, Any]:
+  """Opens every array of an item; only metadata is read now.
+
+  Args:
+    path: the item's folder, local or on gs:// or s3://.
+
+  Returns:
+    TensorStores by the names in the tree, joined by '/'. Reading raises
+    ValueError where data is missing. Leaves that are no array are left out.
+
+  Raises:
+    ValueError: if there is no item, or arrays or parts of them are missing.
+  """
+  path = epath.Path(path)
+  metadata = _read_metadata(path)
+  ocdbt = metadata.get('use_ocdbt')
+  if ocdbt is None:
+    ocdbt = (path / 'manifest.ocdbt').exists()
+  names = _array_names(metadata, path)
+  # Zeros may be left out of an item that says so.
+  sparse = not metadata.get('store_array_data_equal_to_fill_value', False)
+  spec = {
+    'driver': 'zarr3' if metadata.get('use_zarr3') else 'zarr',
+    'fill_missing_data_reads': sparse,
+  }
+  database = kvstore(path)
+  if ocdbt:
+    database = {**_OCDBT, 'base': database}
+  context = _context()
+  try:
+    values = ts.KvStore.open(database, context=context).result()
+    keys = values.list().result()
+  except ValueError as error:
+    raise ValueError(
+      f'{path} cannot be read ({_first_line(error)}); the checkpoint is '
+      'damaged: copy or download it again.'
+    ) from error
+  opening = {
+    name: ts.open(
+      spec, kvstore=values / f'{stored}/', open=True, read=True, context=context
+    )
+    for name, stored in names.items()
+  }
+  chunks = collections.Counter(
+    folder.decode()
+    for folder, _, file in (key.partition(b'/') for key in keys)
+    if file.decode() not in _ARRAY_FILES
+  )
+  stores, problems = {}, []
+  for name, future in opening.items():
+    try:
+      store = stores[name] = future.result()
+    except ValueError as error:
+      problems.append(f'{name} ({_first_line(error)})')
+      continue
+    wanted, found = _count_chunks(store), chunks[names[name]]
+    if found < wanted and not sparse:
+      problems.append(f'{name} ({wanted - found} of {wanted} chunks)')
+  if problems:
+    more = len(problems) - _SHOWN
+    tail = f'; and {more} more' if more > 0 else ''
+    raise ValueError(
+      f'{path} lacks {len(problems)} of {len(names)} arrays, or parts of them: '
+      f'{"; ".join(problems[:_SHOWN])}{tail}. The checkpoint is incomplete: '
+      'copy or download it again.'
+    )
+  return stores
+
+
+def write_item(
+  path,
+  arrays: Mapping[str, LazyArray],
+  *,
+  scalars: Mapping[str, Any] | None = None,
+  empty: Iterable[str] = (),
+  on_slab=None,
+):
+  """Writes an item that Orbax restores as NumPy arrays, or as a target says.
+
+  Args:
+    path: the item's folder, made if absent.
+    arrays: by their names in the tree, joined by '/'; a part of digits is an
+      index into a sequence.
+    scalars: arrays of no axes, by name likewise.
+    empty: names of leaves that hold nothing (None, or an empty NamedTuple).
+    on_slab: see `zarr.write_arrays`.
+  """
+  path = epath.Path(path)
+  path.mkdir(parents=True, exist_ok=True)
+  scalars = scalars or {}
+  context = _context()
+  spec = {**_OCDBT, **_OCDBT_WRITE, 'base': kvstore(path)}
+  values = ts.KvStore.open(spec, context=context).result()
+
+  def create(name, array):
+    dtype = np.dtype(array.dtype)
+    return ts.open(
+      {
+        'driver': 'zarr',
+        'metadata': {
+          'chunks': zarr.chunk_shape(array.shape, dtype.itemsize)
+          if array.shape
+          else (),
+          'compressor': {'id': 'zstd', 'level': 1},
+        },
+        # Else a chunk of zeros could not be told from one that was lost.
+        'store_data_equal_to_fill_value': True,
+      },
+      kvstore=values / f'{name.replace("/", ".")}/',
+      create=True,
+      shape=array.shape,
+      dtype=ts.dtype(dtype),
+      context=context,
+    ).result()
+
+  for name, scalar in scalars.items():
+    value = np.asarray(scalar)
+    create(name, value).write(value).result()
+  zarr.write_arrays(arrays, create, on_slab=on_slab)
+  tree = dict.fromkeys([*scalars, *arrays], 'np.ndarray')
+  tree.update(dict.fromkeys(empty, 'None'))
+  metadata = {
+    'tree_metadata': dict(_leaf(name, kind) for name, kind in tree.items()),
+    'use_ocdbt': True,
+    'use_zarr3': False,
+    'store_array_data_equal_to_fill_value': True,
+    'custom_metadata': None,
+  }
+  (path / _METADATA).write_text(json.dumps(metadata))
+
+
+def _read_metadata(path) -> dict[str, Any]:
+  try:
+    metadata = json.loads((path / _METADATA).read_text())
+    metadata['tree_metadata'].items()
+  except FileNotFoundError:
+    raise ValueError(
+      f'{path} has no {_METADATA} file, so it is not a folder of arrays as '
+      'Orbax writes it, or an incomplete one; copy or download it again.'
+    ) from None
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f'{path}/{_METADATA} is damaged; copy or download it again.'
+    ) from error
+  return metadata
+
+
+def _array_names(metadata, path) -> dict[str, str]:
+  """Maps names in the tree, joined by '/', to names of stored arrays."""
+  names = {}
+  try:
+    for leaf in metadata['tree_metadata'].values():
+      value = leaf['value_metadata']
+      if value['skip_deserialize'] or value['value_type'] == 'string':
+        continue
+      keys = [str(part['key']) for part in leaf['key_metadata']]
+      names['/'.join(keys)] = '.'.join(keys)
+  except (KeyError, TypeError) as error:
+    raise ValueError(
+      f'{path}/{_METADATA} is damaged; copy or download it again.'
+    ) from error
+  return names
+
+
+def _leaf(name, value_type):
+  """Returns an entry of Orbax's tree_metadata."""
+  parts = tuple(name.split('/'))
+  # Orbax's KeyType: 1 is a sequence, 2 a dict.
+  keys = [{'key': p, 'key_type': 1 if p.isdigit() else 2} for p in parts]
+  value = {'value_type': value_type, 'skip_deserialize': value_type == 'None'}
+  return str(parts), {'key_metadata': keys, 'value_metadata': value}
+
+
+def _count_chunks(store) -> int:
+  chunk = store.chunk_layout.write_chunk.shape or ()  # None without axes
+  return math.prod(-(-n // c) for n, c in zip(store.shape, chunk))
+
+
+def _context():
+  # For the nodes of the database's tree; chunks are never cached.
+  return ts.Context({'cache_pool#ocdbt': {'total_bytes_limit': 100_000_000}})
+
+
+def _first_line(error) -> str:
+  return str(error).splitlines()[0][:300]

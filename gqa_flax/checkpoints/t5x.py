@@ -1,0 +1,238 @@
+"""T5X's legacy checkpoints: an index and one zarr folder an array.
+
+  checkpoint_<step>/
+    checkpoint              msgpack: {version, optimizer: {state, target}}
+    target.<parameter>/     zarr, named with dots for slashes
+    state.param_states.<parameter>.<v_row, v_col or v>/
+
+The leaves of the index are TensorStore specs with paths relative to the folder,
+or small arrays themselves. Source: t5x/checkpoints.py.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import tensorstore as ts
+from etils import epath
+from flax import serialization, traverse_util
+
+from gqa_flax.checkpoints import adafactor_state, arrays, scanned
+from gqa_flax.checkpoints.architecture import infer_config
+from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
+
+INDEX = 'checkpoint'
+
+SLOTS = ('v_row', 'v_col', 'v')
+PLACEHOLDER = (1,)
+_SHOWN = 8
+
+
+def open_legacy(path) -> StoredCheckpoint:
+  """Opens a checkpoint as T5X wrote them before Orbax.
+
+  Args:
+    path: of the `checkpoint_<step>` folder, local or on gs://.
+
+  Returns:
+    The checkpoint, of format 't5x_legacy'; nothing but metadata is read.
+
+  Raises:
+    ValueError: one sentence, if the index cannot be read, if arrays or chunks
+      are missing (all of them are listed), or if the arrays are not a T5.1.1.
+  """
+  folder = epath.Path(path)
+  index = _read_index(folder)
+  optimizer = index.get('optimizer', index)
+  state = optimizer.get('state') or {}
+  files = _list_files(folder)
+
+  stores, problems = _open(_leaves(optimizer['target']), folder, files)
+  _check(problems, folder)
+  params = _lazy(stores, folder)
+  shapes = {name: array.shape for name, array in params.items()}
+  config = infer_config(shapes, folder)
+
+  skipped = {
+    name: 'neither a parameter nor a statistic of Adafactor'
+    for name in [
+      *(index.keys() - {'version', 'optimizer', 'target', 'state'}),
+      *(optimizer.keys() - {'version', 'target', 'state'}),
+      *(f'state/{x}' for x in state.keys() - {'step', 'param_states'}),
+    ]
+  }
+  leaves = {}
+  plain = {name: store.shape for name, store in stores.items()} == shapes
+  for name, leaf in _leaves(state.get('param_states') or {}).items():
+    reason = _why_skip(name, leaf, shapes, plain)
+    if reason is None:
+      leaves[name] = leaf
+    elif reason:
+      skipped[f'state/param_states/{name}'] = reason
+  stores, problems = _open(leaves, folder, files)
+  slots = _lazy(stores, folder)
+  _check(problems, folder)
+  adafactor_state.check_slots(slots, shapes, folder)
+  return StoredCheckpoint(
+    format='t5x_legacy',
+    path=str(path),
+    step=int(np.asarray(state.get('step', 0))),
+    config=config,
+    params=params,
+    slots=slots or None,
+    skipped=skipped,
+  )
+
+
+def _read_index(folder) -> dict[str, Any]:
+  file = folder / INDEX
+  if not file.exists():
+    raise FileNotFoundError(
+      f'There is no {file}; give a checkpoint_<step> folder that T5X wrote.'
+    )
+  data = file.read_bytes()
+  if data.startswith(b'model_checkpoint_path'):
+    raise ValueError(
+      f'{file} is of a TensorFlow checkpoint; convert that to T5X first '
+      '(t5x.scripts.convert_tf_checkpoint).'
+    )
+  try:
+    index = serialization.msgpack_restore(data)
+  # Damaged bytes can raise anything there.
+  except Exception as error:
+    raise ValueError(
+      f'{file} cannot be read as msgpack ({str(error)[:200]}); it is '
+      'truncated or damaged: copy or download it again.'
+    ) from error
+  try:
+    found = isinstance(index.get('optimizer', index)['target'], dict)
+  except (AttributeError, KeyError, TypeError):
+    found = False
+  if not found:
+    raise ValueError(
+      f'{file} has no optimizer/target, where T5X keeps the parameters; give '
+      'a checkpoint_<step> folder that T5X wrote.'
+    )
+  return index
+
+
+def _list_files(folder) -> set[str]:
+  # One listing of all: an XXL checkpoint has some 1500 folders.
+  spec = arrays.kvstore(folder)
+  return {
+    key.decode() for key in ts.KvStore.open(spec).result().list().result()
+  }
+
+
+def _is_spec(leaf) -> bool:
+  return isinstance(leaf, dict) and 'driver' in leaf and 'kvstore' in leaf
+
+
+def _leaves(tree) -> dict[str, Any]:
+  flat = traverse_util.flatten_dict(tree, is_leaf=lambda _, x: _is_spec(x))
+  return {'/'.join(map(str, k)): x for k, x in flat.items() if x is not None}
+
+
+def _leaf_shape(leaf) -> tuple[int, ...]:
+  return tuple(leaf['metadata']['shape'] if _is_spec(leaf) else np.shape(leaf))
+
+
+def _open(leaves, folder, files) -> tuple[dict[str, Any], list[str]]:
+  """Returns the opened arrays and what is wrong with others, in words."""
+  stores: dict[str, Any] = {}
+  futures, problems = {}, []
+  for name, leaf in leaves.items():
+    if not _is_spec(leaf):
+      if np.ndim(leaf) == 0:
+        problems.append(f'{name} is a single number')
+      else:
+        stores[name] = np.asarray(leaf)
+      continue
+    # Only the last part: old indices hold the path of where they were written,
+    # and specs before TensorStore 0.1.14 keep it outside the kvstore.
+    path = leaf['kvstore'].get('path') or leaf.get('path', '')
+    part = path.rstrip('/').rpartition('/')[2]
+    if f'{part}/.zarray' not in files:
+      problems.append(f'{name} has no {part}/.zarray')
+      continue
+    kvstore = arrays.kvstore(folder / part)
+    # A chunk that is lost after the listing must not read as zeros.
+    spec = {
+      'driver': 'zarr',
+      'kvstore': kvstore,
+      'fill_missing_data_reads': False,
+    }
+    futures[name] = part, ts.open(spec, open=True, read=True)
+  for name, (part, future) in futures.items():
+    try:
+      store = future.result()
+    except ValueError as error:
+      problems.append(f'{name} cannot be opened ({str(error)[:200]})')
+      continue
+    shape = _leaf_shape(leaves[name])
+    missing = [x for x in _chunk_files(store) if f'{part}/{x}' not in files]
+    if store.shape != shape:
+      problems.append(
+        f'{name} has shape {store.shape}, but {shape} in the index'
+      )
+    elif missing:
+      problems.append(
+        f'{name} lacks {len(missing)} of its chunks ({part}/{missing[0]})'
+      )
+    else:
+      stores[name] = store
+  return stores, problems
+
+
+def _chunk_files(store) -> Iterator[str]:
+  """Yields the files that a zarr array has."""
+  separator = store.spec().to_json()['metadata']['dimension_separator']
+  grid = [
+    range(-(-size // chunk))
+    for size, chunk in zip(store.shape, store.chunk_layout.read_chunk.shape)
+  ]
+  for index in itertools.product(*grid):
+    yield separator.join(map(str, index))
+
+
+def _lazy(stores, folder) -> dict[str, LazyArray]:
+  params = scanned.lazy_params(stores, folder)
+  return {name: _as_float32(array) for name, array in params.items()}
+
+
+def _as_float32(array: LazyArray) -> LazyArray:
+  if array.dtype == np.uint16:
+    # T5X's version 2 stored bfloat16 as its bits.
+    read_rows = array.read_rows
+    array = dataclasses.replace(
+      array,
+      dtype=np.dtype(jnp.bfloat16),
+      read_rows=lambda *rows: read_rows(*rows).view(jnp.bfloat16),
+    )
+  return array.astype(np.float32)
+
+
+def _why_skip(name, leaf, shapes, plain) -> str | None:
+  """Returns why a state is no slot; '' for a placeholder; None if it is one."""
+  param, _, slot = name.rpartition('/')
+  if _leaf_shape(leaf) == PLACEHOLDER and shapes.get(param) != PLACEHOLDER:
+    return ''
+  if not plain:
+    return 'a statistic of layers together or heads apart, which we cannot use'
+  if slot == 'm':
+    return 'momentum, of which there is none in pre-training T5.1.1'
+  if slot not in SLOTS or param not in shapes:
+    return 'neither a parameter nor a statistic of Adafactor'
+  return None
+
+
+def _check(problems, folder):
+  if problems:
+    more = len(problems) - _SHOWN
+    raise ValueError(
+      f'{folder} is not a whole checkpoint: {"; ".join(problems[:_SHOWN])}'
+      f'{f"; and {more} more" if more > 0 else ""}. Copy or download it again.'
+    )

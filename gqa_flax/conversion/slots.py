@@ -1,0 +1,118 @@
+"""Adafactor's statistics of a converted checkpoint, from those of the old one.
+
+Adafactor keeps v ~ E[g^2] of every parameter, as a row and a column where it
+is factored. Copying those of K and V would be wrong: their kernels change
+shape, the smaller side may no longer be factored, and v_row, which drops the
+larger side, swaps meaning with v_col once the kernel narrows. They are
+rebuilt, in the notation of `alignment`, from k_h ~ k' Q_h^T:
+
+  keys, values   g' = sum_h g_h Q_h, over the heads h of the group: the chain
+                 rule, exact where k_h = k' Q_h^T. Taking the entries of g as
+                 uncorrelated, v'[d, j] = sum_h sum_i v_h[d, i] Q_h[i, j]^2.
+                 Pooling has Q_h = I: the sum, not the mean, of the group's v.
+  queries        where they are rebased: g = x^T e with e = sum over the keys
+                 of dlogit k, and e' the same of k'. Taking dlogit as
+                 independent of k, a row's v is shared out in proportion to
+                 the variance of the keys' coordinates:
+                 v'[d, j] = (sum_i v[d, i]) E[k'_j^2] / sum_i E[k_i^2].
+  outputs        likewise, with the values' coordinates, along the rows.
+
+Both rules act on the side of the heads alone, so that a factored v stays one.
+Everything else keeps its statistics; permuted heads take theirs along.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from gqa_flax.checkpoints.adafactor_state import slot_shapes
+from gqa_flax.checkpoints.arrays import LazyArray
+from gqa_flax.conversion.plan import Conversion
+
+
+def carry(
+  conversion: Conversion,
+  slots: Mapping[str, LazyArray],
+  shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, LazyArray]:
+  """Returns the statistics of every parameter of the result.
+
+  Args:
+    conversion: what is done to the parameters.
+    slots: of the source, by the parameter's name and '/v_row', '/v_col', '/v'.
+    shapes: of the source's parameters.
+  """
+  carried = {}
+  for name, shape in shapes.items():
+    own = {
+      kind: slots[f'{name}/{kind}']
+      for kind in ('v_row', 'v_col', 'v')
+      if f'{name}/{kind}' in slots
+    }
+    if conversion.action(name) != 'copied':
+      own = _rebuild(conversion, name, own, shape)
+    carried.update({f'{name}/{kind}': x for kind, x in own.items()})
+  return carried
+
+
+def _rebuild(conversion, name, own, shape):
+  """Returns lazy statistics of one parameter that changes."""
+  new_shape = conversion.array(name).shape
+
+  def rebuilt(kind):
+    def read_rows(start, stop):
+      v = _Statistics.read(own, shape)
+      v = v.along(conversion.head_axis(name), conversion.carry_rule(name))
+      return v.slot(kind, new_shape)[start:stop]
+
+    return read_rows
+
+  return {
+    kind: LazyArray(kept, np.dtype(np.float32), rebuilt(kind), kept[0])
+    for kind, kept in slot_shapes(new_shape).items()
+  }
+
+
+class _Statistics:
+  """v of a matrix: whole, or as the means over its rows and its columns."""
+
+  def __init__(self, whole=None, means=None):
+    self._whole = whole
+    self._means = means
+
+  @classmethod
+  def read(cls, own, shape) -> '_Statistics':
+    if 'v' in own:
+      return cls(whole=own['v'].read())
+    # v_row is indexed by the side that is not the largest.
+    row_axis = int(np.argsort(shape)[-2])
+    row, col = own['v_row'].read(), own['v_col'].read()
+    return cls(means=[row, col] if row_axis == 0 else [col, row])
+
+  def along(self, axis, rule) -> '_Statistics':
+    """Applies a linear rule for arrays [..., width] to one axis."""
+    if self._whole is not None:
+      return _Statistics(
+        whole=np.moveaxis(rule(np.moveaxis(self._whole, axis, -1)), -1, axis)
+      )
+    means = list(self._means)
+    changed = rule(means[axis])
+    # v = a b^T / mean(b): the other side's mean changes with this one's.
+    means[1 - axis] = means[1 - axis] * (changed.mean() / means[axis].mean())
+    means[axis] = changed
+    return _Statistics(means=means)
+
+  def slot(self, kind, shape) -> np.ndarray:
+    """Returns one of Adafactor's arrays for a parameter of this shape."""
+    if kind == 'v':
+      whole = self._whole
+      if whole is None:
+        rows, columns = self._means
+        whole = np.outer(rows, columns) / rows.mean()
+      return whole.astype(np.float32)
+    means = self._means
+    if means is None:
+      means = [self._whole.mean(axis=1), self._whole.mean(axis=0)]
+    row_axis = int(np.argsort(shape)[-2])
+    axis = row_axis if kind == 'v_row' else 1 - row_axis
+    return means[axis].astype(np.float32)
