@@ -21,18 +21,12 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gqa_flax import partitioning
-from gqa_flax.checkpoints import (
-  adafactor_state,
-  native_items,
-  orbax_items,
-  zarr,
-)
+from gqa_flax.checkpoints import native_items, orbax_items
 from gqa_flax.checkpoints.architecture import abstract_params, check_shapes
 from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
 from gqa_flax.config import T5Config
 
 PREFIX = 'checkpoint'
-_OPTIMIZER = 'optimizer'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,18 +162,8 @@ def open_checkpoint(path) -> StoredCheckpoint:
   with checkpoint_manager(directory) as manager:
     model = manager.restore(step, args=_model_args())['model']
   config = T5Config.from_dict(model['config'])
-  params = _lazy(orbax_items.open_item(folder / 'params'), folder)
-  shapes = {name: x.shape for name, x in params.items()}
-  check_shapes(shapes, config, folder)
-  slots = None
-  skipped = {}
-  if (folder / _OPTIMIZER).exists():
-    stores = orbax_items.open_item(folder / _OPTIMIZER)
-    if adafactor_state.is_adafactor(stores, params):
-      slots = _lazy(adafactor_state.slots_of(stores), folder)
-      adafactor_state.check_slots(slots, shapes, folder)
-    else:
-      skipped[_OPTIMIZER] = "not Adafactor's state"
+  params, slots, skipped = native_items.open_items(folder)
+  check_shapes({name: x.shape for name, x in params.items()}, config, folder)
   return StoredCheckpoint(
     format='native',
     path=str(folder),
@@ -249,7 +233,7 @@ def restore_optimizer(path, opt_state):
   """
   directory, step = locate(path)
   folder = directory / f'{PREFIX}_{step}'
-  if not (folder / _OPTIMIZER).exists():
+  if not (folder / native_items.OPTIMIZER).exists():
     raise ValueError(
       f'{folder} holds no optimizer state to carry on with; set '
       "OPTIMIZER_STATE = 'reset', or convert the original checkpoint with "
@@ -257,7 +241,7 @@ def restore_optimizer(path, opt_state):
     )
   # Beforehand: where shapes differ, Orbax fails with stray futures.
   wanted = ocp.tree.to_flat_dict(opt_state, sep='/')
-  stores = orbax_items.open_item(folder / _OPTIMIZER)
+  stores = orbax_items.open_item(folder / native_items.OPTIMIZER)
   if {k: x.shape for k, x in wanted.items()} != {
     k: tuple(x.shape) for k, x in stores.items()
   }:
@@ -297,13 +281,6 @@ def locate(path) -> tuple[epath.Path, int]:
       'has no model/ folder; give one that it did.'
     )
   return folder, step
-
-
-def _lazy(stores, where) -> dict[str, LazyArray]:
-  return {
-    name: zarr.lazy(store, name, where).astype(np.float32)
-    for name, store in stores.items()
-  }
 
 
 def _model_args():

@@ -7,8 +7,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from gqa_flax.checkpoints import adafactor_state, orbax_items
+from gqa_flax.checkpoints import adafactor_state, orbax_items, zarr
 from gqa_flax.checkpoints.arrays import LazyArray
+
+
+PARAMS, OPTIMIZER = 'params', 'optimizer'
 
 
 class IteratorSave(ocp.args.CheckpointArgs):
@@ -92,11 +95,11 @@ def lazy_items(
     if slot in slots:
       on_slab(slot, start, rows)
 
-  items = {'params': writer(params, on_slab)}
+  items = {PARAMS: writer(params, on_slab)}
   if slots is not None:
     shapes = {name: x.shape for name, x in params.items()}
     adafactor_state.check_slots(slots, shapes, 'what is to be saved')
-    items['optimizer'] = writer(
+    items[OPTIMIZER] = writer(
       adafactor_state.state_arrays(slots, params),
       on_slab and on_slot_slab,
       scalars={adafactor_state.COUNT: np.int32(step)},
@@ -105,10 +108,35 @@ def lazy_items(
   return items
 
 
+def open_items(folder: epath.Path):
+  """Opens what `lazy_items` or a training run saved.
+
+  Args:
+    folder: of the checkpoint.
+
+  Returns:
+    Parameters, slots or None, and why there are none though there is a state,
+    as in StoredCheckpoint.
+
+  Raises:
+    ValueError: if something is missing, or the slots do not fit.
+  """
+  params = _lazy(orbax_items.open_item(folder / PARAMS), folder)
+  if not (folder / OPTIMIZER).exists():
+    return params, None, {}
+  stores = orbax_items.open_item(folder / OPTIMIZER)
+  if not adafactor_state.is_adafactor(stores, params):
+    return params, None, {OPTIMIZER: "not Adafactor's state"}
+  slots = _lazy(adafactor_state.slots_of(stores), folder)
+  shapes = {name: x.shape for name, x in params.items()}
+  adafactor_state.check_slots(slots, shapes, folder)
+  return params, slots, {}
+
+
 def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
   """Returns the handler of each item and of each kind of arguments."""
   registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-  for name in ('params', 'optimizer'):
+  for name in (PARAMS, OPTIMIZER):
     handler = TreeHandler()
     for args in (ocp.args.StandardSave, ocp.args.StandardRestore, WriterSave):
       registry.add(name, args, handler)
@@ -119,3 +147,10 @@ def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
   registry.add('data', IteratorSave, iterator_handler)
   registry.add('data', IteratorRestore, iterator_handler)
   return registry
+
+
+def _lazy(stores, where) -> dict[str, LazyArray]:
+  return {
+    name: zarr.lazy(store, name, where).astype(np.float32)
+    for name, store in stores.items()
+  }

@@ -57,7 +57,9 @@ def convert_params(
   """
   flat = traverse_util.flatten_dict(params, sep='/')
   check_conversion(config, num_kv_heads, method)
-  check_shapes({n: x.shape for n, x in flat.items()}, config, 'the tree given')
+  shapes = {name: tuple(x.shape) for name, x in flat.items()}
+  _check_not_grouped_already(shapes, config)
+  check_shapes(shapes, config, 'The tree given')
   conversion = Conversion(
     {name: LazyArray.of(x) for name, x in flat.items()},
     config,
@@ -183,6 +185,23 @@ def convert_checkpoint(
   finally:
     marker.unlink(missing_ok=True)
   return path
+
+
+def _check_not_grouped_already(shapes, config: T5Config):
+  """Says so where a config forgets that the heads are grouped."""
+  key = shapes.get('decoder/layers_0/self_attention/key/kernel')
+  if key is None:
+    raise ValueError(
+      'These parameters have no decoder attention '
+      "('decoder/layers_0/self_attention/key/kernel'); only an encoder-decoder "
+      'checkpoint can be converted to grouped-query attention.'
+    )
+  heads, rest = divmod(key[-1], config.head_dim)
+  if key[0] == config.emb_dim and not rest and heads < config.num_kv_heads:
+    raise ValueError(
+      f'The tree given is already grouped to {heads} key/value heads: say '
+      f'num_kv_heads={heads} in the config to group it further.'
+    )
 
 
 def _check_carry(source: StoredCheckpoint, output_format: str):

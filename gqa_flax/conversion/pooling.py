@@ -7,7 +7,6 @@ new head k' replaces the K // K' consecutive heads from k' * (K // K').
 import zlib
 
 import jax
-import jax.numpy as jnp
 
 from gqa_flax.model.attention import kernel_init
 
@@ -15,7 +14,7 @@ from gqa_flax.model.attention import kernel_init
 def mean(kernel_DKH, num_kv_heads, rng=None):
   """Averages the heads of each group: the paper's choice."""
   del rng
-  return jnp.mean(_groups(kernel_DKH, num_kv_heads), axis=2)
+  return _groups(kernel_DKH, num_kv_heads).mean(axis=2)
 
 
 def first(kernel_DKH, num_kv_heads, rng=None):
@@ -36,9 +35,7 @@ METHODS = {'mean': mean, 'first': first, 'random': random}
 
 def _groups(kernel_DKH, num_kv_heads):
   D, K, H = kernel_DKH.shape
-  return jnp.reshape(
-    jnp.asarray(kernel_DKH), (D, num_kv_heads, K // num_kv_heads, H)
-  )
+  return kernel_DKH.reshape(D, num_kv_heads, K // num_kv_heads, H)
 
 
 def kernel_rng(seed: int, name: str) -> jax.Array:

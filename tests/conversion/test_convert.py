@@ -132,8 +132,8 @@ def test_numpy_in_numpy_out(golden):
     ({}, (3, 'mean'), '3 does not divide the 8 .* choose one of .1, 2, 4, 8'),
     ({}, (16, 'mean'), '16 does not divide the 8'),
     ({}, (2, 'maen'), "no conversion method 'maen'.*Did you mean 'mean'"),
-    ({'num_decoder_layers': 3}, (2, 'mean'), '2 layers, but the config has 3'),
-    ({'emb_dim': 32}, (2, 'mean'), r'shape \(16, 32\).* needs \(32, 32\)'),
+    ({'num_decoder_layers': 3}, (2, 'mean'), 'layers_2/.* is missing'),
+    ({'emb_dim': 32}, (2, 'mean'), r'shape \(16, 32\) instead of \(32, 32\)'),
     ({'num_heads': 16}, (2, 'mean'), 'already grouped to 8 key/value heads'),
   ],
 )
