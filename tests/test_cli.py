@@ -1,8 +1,15 @@
 """The command line: what it prints, refuses, and how it reads bindings."""
 
+import json
+
+import numpy as np
 import pytest
+from flax import traverse_util
 
 from gqa_flax import cli
+from gqa_flax.checkpoints import formats
+from gqa_flax.checkpoints.architecture import parameter_shapes
+from gqa_flax.config import T5Config
 
 RUNS = 'gin_configs/runs'
 SUMMARIZATION = '--gin_file=gin_configs/tasks/wikipedia_summarization.gin'
@@ -11,6 +18,9 @@ PRETRAIN = [
   '--gin_file=gin_configs/tasks/wikipedia_span_corruption.gin',
   f'--gin_file={RUNS}/pretrain.gin',
 ]
+CONVERT = f'--gin_file={RUNS}/convert.gin'
+# Four heads of 8, two layers, at step 3.
+T5X_LEGACY = 'tests/fixtures/t5x_tiny/legacy'
 
 
 def fails(capsys, *argv):
@@ -142,6 +152,129 @@ def test_a_checkpoint_that_is_not_there_is_one_sentence(capsys, tmp_path):
   )
   assert f'There is no checkpoint at {tmp_path}/nothing' in error
   assert not (tmp_path / 'out').exists()
+
+
+def test_convert_prints_a_table_and_the_path(capsys, tmp_path):
+  output = tmp_path / 'gqa_2'
+  argv = [CONVERT, f'--gin.INPUT={T5X_LEGACY}', f'--gin.OUTPUT={output}']
+  assert cli.main(['convert', *argv, '--gin.NUM_KV_HEADS=2']) == 0
+  *table, summary, path = capsys.readouterr().out.splitlines()
+
+  assert path == f'{output}/checkpoint_3'
+  assert formats.open_checkpoint(path).config.num_kv_heads == 2
+  assert summary == '4 -> 2 key/value heads by mean; optimizer state: reset'
+  header, *rows = [line.split(maxsplit=4) for line in table]
+  assert header == ['action', 'arrays', 'MB', 'name', 'shape']
+  of = {name: (action, num, shape) for action, num, _, name, shape in rows}
+  pooled = {
+    f'decoder/layers_*/{attention}/{projection}/kernel'
+    for attention in ('self_attention', 'encoder_decoder_attention')
+    for projection in ('key', 'value')
+  }
+  assert pooled == {name for name in of if of[name][0] == 'pooled'}
+  assert {of[name] for name in pooled} == {('pooled', '2', '32x32 -> 32x16')}
+  assert of['encoder/layers_*/attention/key/kernel'] == ('copied', '2', '32x32')
+  assert of['decoder/logits_dense/kernel'] == ('copied', '1', '32x128')
+
+  record = json.loads((output / 'conversion.json').read_text())
+  assert sum(int(num) for _, num, _ in of.values()) == len(record['arrays'])
+  assert record['method'] == 'mean'
+  assert sorted(p.name for p in output.iterdir()) == [
+    'checkpoint_3',
+    'conversion.json',
+    'convert.gin',
+    'convert_provenance.json',
+  ]
+
+
+@pytest.mark.parametrize(
+  ('binding', 'message'),
+  [
+    (
+      'OUTPUT_FORMAT=t5x_legasy',
+      "no checkpoint format 't5x_legasy' here; choose one of ['native', "
+      "'t5x_legacy', 'hugging_face']. Did you mean 't5x_legacy'?",
+    ),
+    (
+      'CONVERSION_METHOD=subspace',
+      "'subspace' needs statistics of the attentions' inputs; give a "
+      'CALIBRATION_TASK',
+    ),
+  ],
+)
+def test_convert_refuses_in_one_sentence_and_writes_nothing(
+  capsys, tmp_path, binding, message
+):
+  bindings = (
+    f'INPUT={T5X_LEGACY}',
+    f'OUTPUT={tmp_path}/out',
+    'NUM_KV_HEADS=2',
+    binding,
+  )
+  argv = ['convert', CONVERT, *(f'--gin.{b}' for b in bindings)]
+  assert message in fails(capsys, *argv)
+  assert cli.main(argv) == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_convert_prints_and_writes_nothing(capsys, tmp_path):
+  argv = ['--dry_run', CONVERT, f'--gin.OUTPUT={tmp_path}/out']
+  argv += [f'--gin.INPUT={T5X_LEGACY}', '--gin.CONVERSION_METHOD=aligned']
+  assert cli.main(['convert', *argv]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  for line in (
+    "CONVERSION_METHOD = 'aligned'",
+    'NUM_KV_HEADS = %gin.REQUIRED',
+    'convert.convert_checkpoint.method = %CONVERSION_METHOD',
+  ):
+    assert line in lines
+  assert not list(tmp_path.iterdir())
+
+
+def test_convert_calibrates_on_a_task(capsys, tmp_path, tiny_config):
+  rng = np.random.default_rng(0)
+  config = T5Config(**{**tiny_config.to_dict(), 'vocab_size': 4160})
+  flat = {
+    name: rng.normal(size=shape, scale=0.5).astype(np.float32)
+    for name, shape in parameter_shapes(config).items()
+  }
+  params = traverse_util.unflatten_dict(flat, sep='/')
+  formats.save_params(tmp_path / 'mha', params, config, step=5)
+  argv = [
+    'convert',
+    CONVERT,
+    '--gin_file=gin_configs/tasks/wikipedia_span_corruption.gin',
+    f'--gin.INPUT={tmp_path}/mha',
+    f'--gin.OUTPUT={tmp_path}/gqa_2',
+    '--gin.NUM_KV_HEADS=2',
+    '--gin.CONVERSION_METHOD=subspace',
+    '--gin.CALIBRATION_TASK=wikipedia_span_corruption',
+    '--gin.CALIBRATION_TOKENS=64',
+    f'--gin.STATISTICS={tmp_path}/statistics',
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 10}",
+    '--gin.BATCH_SIZE=8',
+  ]
+  assert cli.main(argv) == 0
+  out = capsys.readouterr().out
+  assert 'weighted variance kept of the keys: 0.' in out
+  record = json.loads((tmp_path / 'gqa_2' / 'conversion.json').read_text())
+  # Batches of at most 8 * 10 tokens, until there are 64.
+  statistics = record['statistics']
+  assert statistics['source'] == 'wikipedia_span_corruption'
+  assert 64 <= statistics['tokens'] < 64 + 80
+  for layer in record['kept'].values():
+    assert 0 < layer['key'] < 1 and 0 < layer['value'] < 1
+  actions = {n: array['action'] for n, array in record['arrays'].items()}
+  attention = 'decoder/layers_0/encoder_decoder_attention'
+  assert actions[f'{attention}/query/kernel'] == 'rebased'
+  assert actions[f'{attention}/key/kernel'] == 'pooled'
+
+  # From the file, without text, the same comes out.
+  again = [arg.replace('gqa_2', 'again') for arg in argv]
+  again = [arg for arg in again if 'CALIBRATION_TASK' not in arg]
+  assert cli.main(again) == 0
+  record_again = json.loads((tmp_path / 'again/conversion.json').read_text())
+  assert record_again == record
 
 
 def test_debug_shows_the_traceback():

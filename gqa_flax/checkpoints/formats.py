@@ -16,6 +16,7 @@ from flax import traverse_util
 
 from gqa_flax.checkpoints import (
   hugging_face,
+  hugging_face_write,
   native,
   t5x,
   t5x_orbax,
@@ -115,7 +116,7 @@ def write_checkpoint(
       t5x_write.write_legacy(temporary, step, params, slots, on_slab)
     return str(target)
   with _appearing(folder) as temporary:
-    hugging_face.write_checkpoint(
+    hugging_face_write.write_checkpoint(
       temporary,
       step,
       config,

@@ -10,7 +10,6 @@ from etils import epath
 from gqa_flax.checkpoints import adafactor_state, orbax_items, zarr
 from gqa_flax.checkpoints.arrays import LazyArray
 
-
 PARAMS, OPTIMIZER = 'params', 'optimizer'
 
 

@@ -91,12 +91,6 @@ def query_weight(query_DKGH, moment_DD=None) -> np.ndarray:
   ).astype(np.float64)
 
 
-def output_weight(out_KGHD) -> np.ndarray:
-  """Returns the values' weight W_o W_o^T, float64 [K, H, H]."""
-  o_KGHD = np.asarray(out_KGHD, np.float64)
-  return np.einsum('kghd,kgjd->khj', o_KGHD, o_KGHD, optimize=True)
-
-
 def mean(gram_KHKH, num_kv_heads, weight_KHH=None) -> Basis:
   """The paper's mean pooling, as a Basis."""
   K, H = gram_KHKH.shape[:2]
@@ -109,8 +103,10 @@ def aligned(gram_KHKH, num_kv_heads, weight_KHH=None) -> Basis:
   """Rotates the heads of each group onto each other, then averages.
 
   Rotations R_h that minimise sum_h E|k_h R_h - mean_g k_g R_g|^2 (generalised
-  Procrustes): R_h = U V^T with U S V^T = svd(sum_{g != h} A_hg R_g), in turn,
-  from R = I. P_h = R_h / s, Q_h = R_h.
+  Procrustes): R_h = U V^T with U S V^T = svd(sum_{g != h} A_hg R_g), in turn.
+  It starts from the better of R = I, so that it never keeps less than the mean,
+  and of each head turned onto those before it, which is exact for heads that
+  are rotations of one. P_h = R_h / s, Q_h = R_h.
 
   Args:
     gram_KHKH: from `gram`.
@@ -121,13 +117,18 @@ def aligned(gram_KHKH, num_kv_heads, weight_KHH=None) -> Basis:
   s = K // num_kv_heads
   rotation = np.tile(np.eye(H), (K, 1, 1))
   for start in range(0, K, s):
-    heads = range(start, start + s)
-    for _ in range(1 if s == 2 else _ITERATIONS):
-      # The first head may stay: only relative rotations count.
-      for h in heads[1:]:
-        others = sum(gram_KHKH[h, :, g] @ rotation[g] for g in heads if g != h)
-        u, _, vt = np.linalg.svd(others)
-        rotation[h] = u @ vt
+    group = slice(start, start + s)
+    a = gram_KHKH[group, :, group]
+    turned, still = rotation[group].copy(), rotation[group]
+    # The first head may stay: only relative rotations count.
+    for h in range(1, s):
+      turned[h] = _turn(a[h, :, :h], turned[:h])
+    r = max(turned, still, key=lambda r: _agreement(a, r))
+    for _ in range(0 if s <= 2 else _ITERATIONS):
+      for h in range(1, s):
+        others = np.arange(s) != h
+        r[h] = _turn(a[h][:, others], r[others])
+    rotation[group] = r
   return _with_kept(rotation / s, rotation, gram_KHKH, num_kv_heads, weight_KHH)
 
 
@@ -136,9 +137,8 @@ def subspace(gram_KHKH, num_kv_heads, weight_KHH=None) -> Basis:
 
   Minimises sum_h E[(k_h - k' Q_h^T) M_h (k_h - k' Q_h^T)^T] over all P and Q,
   where M_h is the weight of head h: of keys E[q_h^T q_h], so that what is
-  kept small is the error of the logits; of values W_o^h W_o^h^T, for the error
-  of the attention's output. With B = diag(M_h^(1/2)) and V the H leading
-  eigenvectors of B A B,
+  kept small is the error of the logits; values are weighed alike. With
+  B = diag(M_h^(1/2)) and V the H leading eigenvectors of B A B,
 
     P = B V,    Q = B^-1 V,
 
@@ -157,7 +157,9 @@ def subspace(gram_KHKH, num_kv_heads, weight_KHH=None) -> Basis:
   fold, unfold = np.empty((K, H, H)), np.empty((K, H, H))
   for start in range(0, K, s):
     group = slice(start, start + s)
-    roots = [_root(weight) for weight in weight_KHH[group]]
+    # Of the group, not of the head: one that nobody reads has no weight.
+    ridge = RIDGE * np.trace(weight_KHH[group].mean(axis=0)) / H or 1.0
+    roots = [_root(weight, ridge) for weight in weight_KHH[group]]
     a = gram_KHKH[group, :, group].reshape(s * H, s * H)
     b = scipy.linalg.block_diag(*(root for root, _ in roots))
     bab = b @ a @ b
@@ -169,15 +171,27 @@ def subspace(gram_KHKH, num_kv_heads, weight_KHH=None) -> Basis:
     p = np.stack([root @ v for (root, _), v in zip(roots, v_sHH)])
     q = np.stack([inverse @ v for (_, inverse), v in zip(roots, v_sHH)])
     flat = p.reshape(s * H, H)
-    scale = np.sqrt(np.trace(a) / s / np.trace(flat.T @ a @ flat))
+    size = np.trace(flat.T @ a @ flat)
+    scale = np.sqrt(np.trace(a) / s / size) if size > 0 else 1.0
     fold[group], unfold[group] = p * scale, q / scale
   return _with_kept(fold, unfold, gram_KHKH, num_kv_heads, weight_KHH)
 
 
-def _root(weight_HH):
+def _turn(gram_HgH, rotation_gHH):
+  """Returns the rotation of a head onto the sum of others, turned."""
+  u, _, vt = np.linalg.svd(np.einsum('igj,gjk->ik', gram_HgH, rotation_gHH))
+  return u @ vt
+
+
+def _agreement(gram_sHsH, rotation_sHH):
+  """Returns E|sum_h k_h R_h|^2, which is what rotations can change."""
+  s, H = gram_sHsH.shape[:2]
+  r = rotation_sHH.reshape(s * H, H)
+  return np.sum(r * (gram_sHsH.reshape(s * H, s * H) @ r))
+
+
+def _root(weight_HH, ridge):
   """Returns (M^(1/2), M^(-1/2)) of a positive semidefinite matrix."""
-  H = len(weight_HH)
-  ridge = RIDGE * np.trace(weight_HH) / H
   values, vectors = np.linalg.eigh((weight_HH + weight_HH.T) / 2)
   root = np.sqrt(np.maximum(values, 0) + ridge)
   return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
@@ -196,10 +210,12 @@ def _with_kept(fold, unfold, gram_KHKH, num_kv_heads, weight_KHH) -> Basis:
     shared = np.einsum('ij,ik,kj->j', p, a, p, optimize=True)
     for i in range(s):
       h = start + i
-      share[h] = shared / np.trace(gram_KHKH[h, :, h])
+      variance = np.trace(gram_KHKH[h, :, h])
+      share[h] = shared / variance if variance > 0 else 1 / H
       error = -p @ unfold[h].T
       error[i * H : (i + 1) * H] += np.eye(H)
       m = np.eye(H) if weight_KHH is None else weight_KHH[h]
       lost += np.sum((error.T @ a @ error) * m)
       total += np.sum(gram_KHKH[h, :, h] * m)
-  return Basis(fold, unfold, share, float(1 - lost / total))
+  kept = 1 - lost / total if total > 0 else 1.0
+  return Basis(fold, unfold, share, float(kept))

@@ -1,6 +1,7 @@
 """A whole checkpoint, from multi-head to grouped-query attention."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 
 import jax
@@ -226,11 +227,17 @@ def _begin(output, output_format: str, step: int) -> epath.Path:
   folder = epath.Path(output)
   marker = folder.with_name(f'{folder.name}.converting')
   if marker.exists():
-    left = folder
-    if output_format != 'hugging_face':
-      left = folder / f'checkpoint_{step}'
-    if left.exists():
-      left.rmtree()
+    left = [folder] if output_format == 'hugging_face' else []
+    if folder.exists() and not left:
+      # Whole, or a temporary folder that Orbax left when it was killed.
+      left = [
+        path
+        for path in folder.iterdir()
+        if re.fullmatch(rf'checkpoint_{step}(\..*)?', path.name)
+      ]
+    for path in left:
+      if path.exists():
+        path.rmtree()
   formats.check_destination(output, output_format)
   marker.parent.mkdir(parents=True, exist_ok=True)
   marker.write_text('A conversion to this folder has begun and not ended.\n')
@@ -261,4 +268,4 @@ def _statistics(source, method, path, task, batches, tokens):
 def _write_json(path: epath.Path, value):
   temporary = path.with_name(f'{path.name}.tmp')
   temporary.write_text(json.dumps(value, indent=2) + '\n')
-  temporary.rename(path)
+  temporary.replace(path)

@@ -29,6 +29,7 @@ def affinity(gram_KHKH, rotate: bool) -> np.ndarray:
   else:
     alike = np.trace(blocks, axis1=2, axis2=3)
   size = np.sqrt(np.trace(blocks, axis1=2, axis2=3).diagonal())
+  size = np.where(size > 0, size, 1)
   return alike / np.outer(size, size)
 
 

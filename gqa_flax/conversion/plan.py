@@ -166,26 +166,22 @@ class Conversion:
   def _find_bases(self, attention):
     config = self._config
     method = _ALIGNMENTS[self._method]
-    q_DNH, k_DKH, v_DKH, o_NHD = self.kernels(attention)
+    q_DNH, k_DKH, v_DKH = (
+      self._kernel(attention, name) for name in ('query', 'key', 'value')
+    )
     query, source = None, None
     if self._statistics is not None:
       query, source = self._statistics.of(attention)
-    # Queries and outputs of the heads that read one key/value head, together.
+    # The queries that read one key head, together.
     D, N, H = q_DNH.shape
     K = config.num_kv_heads
     q_DKGH = q_DNH.reshape(D, K, N // K, H)
-    o_KGHD = o_NHD.reshape(K, N // K, H, D)
+    weight_KHH = alignment.query_weight(q_DKGH, query and query.second)
+    k_gram = alignment.gram(k_DKH, source and source.within)
+    v_gram = alignment.gram(v_DKH, source and source.second)
     return (
-      method(
-        alignment.gram(k_DKH, source and source.within),
-        self._num_kv_heads,
-        alignment.query_weight(q_DKGH, query and query.second),
-      ),
-      method(
-        alignment.gram(v_DKH, source and source.second),
-        self._num_kv_heads,
-        alignment.output_weight(o_KGHD),
-      ),
+      method(k_gram, self._num_kv_heads, weight_KHH),
+      method(v_gram, self._num_kv_heads),
     )
 
   def head_axis(self, name: str) -> int:
@@ -226,22 +222,14 @@ class Conversion:
 
     return rule
 
-  def kernels(self, attention: str):
-    """Reads the query, key, value and out kernels, heads in their new order."""
-    H = self._config.head_dim
-    heads = [
-      self._params[f'{attention}/{name}/kernel'].read()
-      for name in ('query', 'key', 'value', 'out')
-    ]
-    q, k, v, o = heads
-    D = q.shape[0]
+  def _kernel(self, attention: str, name: str):
+    """Reads a query, key or value kernel [D, heads, H], heads reordered."""
+    kernel = self._params[f'{attention}/{name}/kernel'].read()
     order = self._order(attention)
-    return (
-      q.reshape(D, -1, H)[:, order],
-      k.reshape(D, -1, H)[:, self._kv_order(order)],
-      v.reshape(D, -1, H)[:, self._kv_order(order)],
-      o.reshape(-1, H, D)[order],
-    )
+    if name != 'query':
+      order = self._kv_order(order)
+    H = self._config.head_dim
+    return kernel.reshape(len(kernel), -1, H)[:, order]
 
   def _convert_shared(self, attention, projection, rows):
     """Folds rows of a key or value kernel, [rows, K * H], into fewer heads."""

@@ -20,6 +20,7 @@ The softmax ignores what all keys of a row share, so keys are compared by
 
 import dataclasses
 import functools
+import io
 import json
 from collections.abc import Iterable, Mapping
 
@@ -89,7 +90,8 @@ def collect(
     source: kept with the result.
 
   Raises:
-    ValueError: if there is no target token in the batches.
+    ValueError: if there is no target token in the batches, or activations are
+      not finite.
   """
   config = dataclasses.replace(config, dtype='float32', dropout_rate=0.0)
   model = Transformer(config)
@@ -114,6 +116,12 @@ def collect(
   moments = {}
   for name, (count, second, between) in jax.device_get(sums).items():
     count = np.maximum(count, 1)
+    if not np.isfinite(second).all():
+      raise ValueError(
+        f'The inputs of {name} are NaN or infinite on the calibration text '
+        f'{source}: a weight of the checkpoint is, or overflows; give an '
+        'earlier one.'
+      )
     moments[name] = Moments(second / count, (second - between) / count)
   return Statistics(moments, tokens, source)
 
@@ -173,7 +181,7 @@ def save(path, statistics: Statistics):
   temporary = path.with_name(f'{path.name}.tmp')
   with temporary.open('wb') as file:
     np.savez(file, about=np.asarray(about), **arrays)
-  temporary.rename(path)
+  temporary.replace(path)
 
 
 def load(path) -> Statistics:
@@ -184,16 +192,16 @@ def load(path) -> Statistics:
     ValueError: if it is another file.
   """
   path = epath.Path(path)
+  data = path.read_bytes()
   try:
-    with path.open('rb') as file, np.load(file) as arrays:
+    with np.load(io.BytesIO(data)) as arrays:
       about = json.loads(str(arrays['about']))
       names = {n.rpartition('/')[0] for n in arrays.files} - {''}
       moments = {
         n: Moments(arrays[f'{n}/second'], arrays[f'{n}/within']) for n in names
       }
-  except (KeyError, OSError, ValueError) as error:
-    if isinstance(error, FileNotFoundError):
-      raise
+  # What is no such file can raise anything there.
+  except Exception as error:
     raise ValueError(
       f'{path} does not hold calibration statistics; give a file that a '
       'conversion wrote with STATISTICS, or none.'

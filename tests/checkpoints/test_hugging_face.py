@@ -15,7 +15,12 @@ import torch
 import transformers
 from flax import traverse_util
 
-from gqa_flax.checkpoints import hugging_face, safetensors_files
+from gqa_flax.checkpoints import (
+  hugging_face,
+  hugging_face_config,
+  hugging_face_write,
+  safetensors_files,
+)
 from gqa_flax.checkpoints.architecture import parameter_shapes
 from gqa_flax.checkpoints.arrays import LazyArray
 from gqa_flax.checkpoints.names import EMBEDDING_COPIES
@@ -49,7 +54,9 @@ def lazy(params):
 
 def export(folder, config, params, **kwargs):
   """Writes our parameters; returns the folder."""
-  hugging_face.write_checkpoint(folder, 11, config, lazy(params), **kwargs)
+  hugging_face_write.write_checkpoint(
+    folder, 11, config, lazy(params), **kwargs
+  )
   return folder
 
 
@@ -384,7 +391,7 @@ def test_an_mlp_that_transformers_lacks(config_of, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'activations', sorted(hugging_face._FEED_FORWARD), ids='-'.join
+  'activations', sorted(hugging_face_config.FEED_FORWARD), ids='-'.join
 )
 def test_activations(config_of, tmp_path, activations):
   config = config_of(mlp_activations=activations)

@@ -110,7 +110,10 @@ def test_missing_chunks_are_counted(tree, tmp_path):
   handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
   with ocp.Checkpointer(handler) as checkpointer:
     checkpointer.save(tmp_path / 'item', ocp.args.PyTreeSave(tree))
+  opened = orbax_items.open_item(tmp_path / 'item')
   (tmp_path / 'item' / 'zeros' / '0.0').unlink()
+  with pytest.raises(ValueError, match='NOT_FOUND|missing'):
+    opened['zeros'].read().result()
   shutil.rmtree(tmp_path / 'item' / 'list.0')
   with pytest.raises(
     ValueError,

@@ -1,0 +1,154 @@
+"""The files of a Hugging Face model: JSON, and arrays in one file or shards."""
+
+import importlib
+import json
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gqa_flax.checkpoints import safetensors_files
+from gqa_flax.checkpoints.arrays import LazyArray
+
+# In the order in which transformers looks for them.
+_SINGLE_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+
+def open_arrays(path) -> dict[str, LazyArray]:
+  """Returns all arrays, by Hugging Face's name, in the files' dtypes."""
+  for name in _SINGLE_FILES:
+    if (path / name).exists():
+      return _open_file(path / name)
+    if (path / _index_name(name)).exists():
+      return _open_shards(path, path / _index_name(name))
+  raise FileNotFoundError(
+    f'{path} has none of {", ".join(_SINGLE_FILES)} and their '
+    '.index.json; download the whole model.'
+  )
+
+
+def write_arrays(path, arrays: Mapping[str, LazyArray], max_shard_bytes):
+  """Writes model.safetensors, or shards of it and their index."""
+  shards = [{}]
+  size = 0
+  for name, array in arrays.items():
+    num_bytes = safetensors_files.num_bytes(array)
+    if shards[-1] and size + num_bytes > max_shard_bytes:
+      shards.append({})
+      size = 0
+    shards[-1][name] = array
+    size += num_bytes
+  name = _SINGLE_FILES[0]
+  if len(shards) == 1:
+    safetensors_files.write_file(path / name, arrays)
+    return
+  weight_map = {}
+  for i, shard in enumerate(shards):
+    file = f'model-{i + 1:05}-of-{len(shards):05}.safetensors'
+    safetensors_files.write_file(path / file, shard)
+    weight_map |= dict.fromkeys(shard, file)
+  total = sum(map(safetensors_files.num_bytes, arrays.values()))
+  write_json(
+    path / _index_name(name),
+    {'metadata': {'total_size': total}, 'weight_map': weight_map},
+  )
+
+
+def read_json(path) -> dict[str, Any]:
+  """Returns a JSON object; says which file is missing or damaged."""
+  try:
+    fields = json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f'{path.parent} has no {path.name}; give the folder of a whole Hugging '
+      'Face model.'
+    ) from error
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is no JSON ({error}); copy or download it again.'
+    ) from error
+  if not isinstance(fields, dict):
+    raise ValueError(f'{path} holds no JSON object; download it again.')
+  return fields
+
+
+def write_json(path, fields):
+  """Writes a JSON object, a field a line."""
+  path.write_text(json.dumps(fields, indent=2) + '\n')
+
+
+def _open_shards(path, index) -> dict[str, LazyArray]:
+  weight_map = read_json(index).get('weight_map')
+  if not isinstance(weight_map, dict):
+    raise ValueError(f'{index} has no weight_map; copy or download it again.')
+  arrays = {}
+  for file in dict.fromkeys(weight_map.values()):
+    shard = path / file
+    if not shard.exists():
+      raise FileNotFoundError(
+        f'{path} has no {file}, which {index.name} names; copy or download '
+        'the shard.'
+      )
+    opened = _open_file(shard)
+    named = {name for name, other in weight_map.items() if other == file}
+    if differ := sorted(named ^ opened.keys()):
+      where = 'the index' if differ[0] in named else 'the shard'
+      raise ValueError(
+        f'{differ[0]} stands in {where} alone: {index.name} and {file} in '
+        f'{path} disagree; copy or download both again.'
+      )
+    arrays |= opened
+  return arrays
+
+
+def _open_file(path) -> dict[str, LazyArray]:
+  if path.name.endswith('.safetensors'):
+    return safetensors_files.open_file(path)
+  return _open_pickle(path)
+
+
+def _open_pickle(path) -> dict[str, LazyArray]:
+  """Reads a pytorch_model.bin; only its arrays are unpickled."""
+  try:
+    # By name: the package must not depend on torch.
+    torch = importlib.import_module('torch')
+  except ImportError as error:
+    raise ImportError(
+      f'{path} can only be read with torch, which is not installed; install '
+      'it, or save the model as model.safetensors.'
+    ) from error
+  try:
+    try:
+      tensors = torch.load(
+        str(path), map_location='cpu', weights_only=True, mmap=True
+      )
+    except (RuntimeError, OSError):
+      # Files from before torch 1.6 and on gs:// cannot be mapped.
+      with path.open('rb') as file:
+        tensors = torch.load(file, map_location='cpu', weights_only=True)
+  except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    reason = str(error).strip().partition('\n')[0][:200]
+    raise ValueError(
+      f'{path} is truncated or not a file of arrays alone ({reason}); copy or '
+      'download it again.'
+    ) from error
+  arrays = {}
+  for name, tensor in tensors.items():
+    if not torch.is_tensor(tensor) or not tensor.is_floating_point():
+      raise ValueError(
+        f'{name} in {path} is no array of floating-point numbers; give a '
+        'checkpoint that is not quantized.'
+      )
+
+    def read_rows(start, stop, tensor=tensor):
+      rows = tensor[start:stop].to(torch.float32).contiguous()
+      return rows.detach().numpy()
+
+    shape = tuple(tensor.shape)
+    arrays[name] = LazyArray(shape, np.dtype(np.float32), read_rows)
+  return arrays
+
+
+def _index_name(name) -> str:
+  return f'{name}.index.json'
