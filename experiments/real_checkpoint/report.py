@@ -235,7 +235,7 @@ def steps_to_reach(steps, losses, level: float) -> float | None:
 
 
 _ORDER = ('multi-head', 'mean', 'first', 'random', 'aligned', 'subspace')
-_SHOWN_STEPS = (0, 10, 50, 100, 200)
+_SHOWN_STEPS = (0, 25, 50, 100, 200)
 _HEAD = """\
 # A real checkpoint, converted
 

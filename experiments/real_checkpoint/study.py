@@ -63,8 +63,8 @@ CALIBRATION_TOKENS = 12_000
 BASES = {'published': ('translation', 'summaries'), 'adapted': ('span',)}
 ADAPTATION = {'steps': 150, 'batch_size': 8, 'learning_rate': 1e-3}
 UPTRAINING = {'steps': 200, 'batch_size': 4, 'learning_rate': 1e-3}
-EVALUATED_STEPS = (0, 10, 25, 50, 75, 100, 125, 150, 175, 200)
-UPTRAINING_EXAMPLES = 64
+EVALUATED_STEPS = (0, 10, 25, 50, 100, 150, 200)
+UPTRAINING_EXAMPLES = 32
 
 
 class Study:

@@ -143,6 +143,7 @@ def convert_checkpoint(
     _check_carry(source, output_format)
   check_conversion(source.config, num_kv_heads, method)
   marker = _begin(output, output_format, source.step)
+  path = None
   try:
     conversion = Conversion(
       source.params,
@@ -183,6 +184,10 @@ def convert_checkpoint(
     }
     record = report.record(source, conversion, settings, audit)
     _write_json(epath.Path(output) / RECORD, record)
+  except BaseException:
+    if path is not None:
+      epath.Path(path).rmtree()  # whole, but without its record
+    raise
   finally:
     marker.unlink(missing_ok=True)
   return path

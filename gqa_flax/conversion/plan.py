@@ -10,13 +10,13 @@ import numpy as np
 
 from gqa_flax.checkpoints.arrays import LazyArray
 from gqa_flax.config import T5Config, divisors
-from gqa_flax.conversion import alignment, grouping, pooling
+from gqa_flax.conversion import alignment, pooling
+from gqa_flax.conversion.orders import ATTENTIONS, SELF, HeadOrders, attentions
 from gqa_flax.conversion.statistics import Statistics
 
-ATTENTIONS = ('self_attention', 'encoder_decoder_attention')
 _ALIGNMENTS = {'aligned': alignment.aligned, 'subspace': alignment.subspace}
 METHODS = (*pooling.METHODS, *_ALIGNMENTS)
-_RELATIVE_BIAS = 'decoder/relpos_bias/rel_embedding'
+RELATIVE_BIAS = 'decoder/relpos_bias/rel_embedding'
 
 
 def is_pooled(name: str) -> bool:
@@ -26,7 +26,7 @@ def is_pooled(name: str) -> bool:
   encoder stays as it is, and the queries, output projections and relative
   biases keep all their heads.
   """
-  return _projection(name) in ('key', 'value')
+  return projection_of(name) in ('key', 'value')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,17 +76,24 @@ class Conversion:
     self._method = method
     self._seed = seed
     self._statistics = statistics
-    self._permute = permute_heads and num_kv_heads < config.num_kv_heads
     self._check()
+    self._orders = None
+    if permute_heads and num_kv_heads < config.num_kv_heads:
+      self._orders = HeadOrders(
+        params, config, num_kv_heads, statistics, method in _ALIGNMENTS
+      )
     self._bases: dict[str, tuple[alignment.Basis, alignment.Basis]] = {}
-    self._orders: dict[str, np.ndarray] = {}
-    self._locks = {name: threading.Lock() for name in self._attentions()}
-    self._order_lock = threading.RLock()
+    self._locks = {name: threading.Lock() for name in attentions(config)}
 
   @property
   def config(self) -> T5Config:
     """The architecture of the result."""
     return dataclasses.replace(self._config, num_kv_heads=self._num_kv_heads)
+
+  @property
+  def aligns(self) -> bool:
+    """Whether the method changes the basis of the heads."""
+    return self._method in _ALIGNMENTS
 
   @property
   def statistics(self) -> Statistics | None:
@@ -104,18 +111,19 @@ class Conversion:
   @property
   def orders(self) -> dict[str, list[int]]:
     """The permutations of the query heads, where heads were permuted."""
-    return {name: order.tolist() for name, order in self._orders.items()}
+    found = {} if self._orders is None else self._orders.found
+    return {name: order.tolist() for name, order in found.items()}
 
   def action(self, name: str) -> str:
     """Returns 'pooled', 'rebased', 'permuted' or 'copied'."""
     if self._num_kv_heads == self._config.num_kv_heads:
       return 'copied'
-    projection = _projection(name)
+    projection = projection_of(name)
     if projection in ('key', 'value'):
       return 'pooled'
-    if projection and self._method in _ALIGNMENTS:
+    if projection and self.aligns:
       return 'rebased'
-    if self._permute and (projection or name == _RELATIVE_BIAS):
+    if self._orders is not None and (projection or name == RELATIVE_BIAS):
       return 'permuted'
     return 'copied'
 
@@ -124,11 +132,9 @@ class Conversion:
     source = self._params[name]
     if self.action(name) == 'copied':
       return source
-    if name == _RELATIVE_BIAS:
-      return _whole(
-        source, source.shape, lambda bias: bias[self._order('self_attention')]
-      )
-    attention, projection = name.rsplit('/', 2)[0], _projection(name)
+    if name == RELATIVE_BIAS:
+      return _whole(source, source.shape, lambda bias: bias[self.order(SELF)])
+    attention, projection = name.rsplit('/', 2)[0], projection_of(name)
     if projection == 'out':
       return _whole(
         source, source.shape, lambda x: self._convert_out(attention, x)
@@ -184,58 +190,30 @@ class Conversion:
       method(v_gram, self._num_kv_heads),
     )
 
-  def head_axis(self, name: str) -> int:
-    """Returns the axis of a parameter that changes along which heads lie."""
-    return 0 if _projection(name) in ('out', None) else 1
+  def order(self, attention: str) -> np.ndarray:
+    """Returns which old query head each query head of the result was."""
+    if self._orders is None:
+      return np.arange(self._config.num_heads)
+    return self._orders[attention]
 
-  def carry_rule(self, name: str):
-    """Returns what becomes of E[g^2] along `head_axis`; see `slots`.
-
-    Args:
-      name: of a parameter whose action is not 'copied'.
-
-    Returns:
-      A linear function of arrays [..., heads * H], or of [..., heads] for the
-      relative bias.
-    """
-    projection = _projection(name)
-    if projection is None:
-      return lambda v: v[..., self._order('self_attention')]
-    attention, H = name.rsplit('/', 2)[0], self._config.head_dim
-    order = self._order(attention)
-
-    def rule(v):
-      v_xhi = v.reshape(*v.shape[:-1], -1, H)
-      if projection in ('key', 'value'):
-        v_xhi = v_xhi[..., self._kv_order(order), :]
-        if self._method in _ALIGNMENTS:
-          basis = self.bases(attention)[projection == 'value']
-          v_xhi = np.einsum('...hi,hij->...hj', v_xhi, basis.unfold**2)
-        groups = v_xhi.reshape(*v.shape[:-1], self._num_kv_heads, -1, H)
-        return groups.sum(axis=-2).reshape(*v.shape[:-1], -1)
-      v_xhi = v_xhi[..., order, :]
-      if self._method in _ALIGNMENTS:
-        basis = self.bases(attention)[projection == 'out']
-        share_NH = self._per_query_head(basis.share)
-        v_xhi = v_xhi.sum(axis=-1, keepdims=True) * share_NH
-      return v_xhi.reshape(v.shape)
-
-    return rule
+  def kv_order(self, attention: str) -> np.ndarray:
+    """Returns in which order key/value heads are taken, before they fold."""
+    if self._orders is None:
+      return np.arange(self._config.num_kv_heads)
+    return self._orders[attention]
 
   def _kernel(self, attention: str, name: str):
     """Reads a query, key or value kernel [D, heads, H], heads reordered."""
-    kernel = self._params[f'{attention}/{name}/kernel'].read()
-    order = self._order(attention)
-    if name != 'query':
-      order = self._kv_order(order)
-    H = self._config.head_dim
-    return kernel.reshape(len(kernel), -1, H)[:, order]
+    name_of = f'{attention}/{name}/kernel'
+    kernel = read_heads(self._params, name_of, self._config.head_dim)
+    order = (self.order if name == 'query' else self.kv_order)(attention)
+    return kernel[:, order]
 
   def _convert_shared(self, attention, projection, rows):
     """Folds rows of a key or value kernel, [rows, K * H], into fewer heads."""
     K, H = self._config.num_kv_heads, self._config.head_dim
     rows_DKH = rows.reshape(len(rows), K, H)
-    rows_DKH = rows_DKH[:, self._kv_order(self._order(attention))]
+    rows_DKH = rows_DKH[:, self.kv_order(attention)]
     if self._method in pooling.METHODS:
       pool = pooling.METHODS[self._method]
       return pool(rows_DKH, self._num_kv_heads).reshape(len(rows), -1)
@@ -250,9 +228,9 @@ class Conversion:
     """Permutes and rebases rows of a query kernel, [rows, N * H]."""
     config = self._config
     rows_DNH = rows.reshape(len(rows), config.num_heads, config.head_dim)
-    rows_DNH = rows_DNH[:, self._order(attention)]
-    if self._method in _ALIGNMENTS:
-      unfold_NHH = self._per_query_head(self.bases(attention)[0].unfold)
+    rows_DNH = rows_DNH[:, self.order(attention)]
+    if self.aligns:
+      unfold_NHH = self.per_query_head(self.bases(attention)[0].unfold)
       rows_DNH = np.einsum('dnh,nhj->dnj', rows_DNH, unfold_NHH, optimize=True)
     return rows_DNH.reshape(len(rows), -1)
 
@@ -260,13 +238,13 @@ class Conversion:
     """Permutes and rebases an output kernel, [N * H, D]."""
     config = self._config
     o_NHD = kernel.reshape(config.num_heads, config.head_dim, -1)
-    o_NHD = o_NHD[self._order(attention)]
-    if self._method in _ALIGNMENTS:
-      unfold_NHH = self._per_query_head(self.bases(attention)[1].unfold)
+    o_NHD = o_NHD[self.order(attention)]
+    if self.aligns:
+      unfold_NHH = self.per_query_head(self.bases(attention)[1].unfold)
       o_NHD = np.einsum('nhj,nhd->njd', unfold_NHH, o_NHD, optimize=True)
     return o_NHD.reshape(kernel.shape)
 
-  def _per_query_head(self, x_KHH):
+  def per_query_head(self, x_KHH):
     """Repeats what each key/value head has for the query heads that read it."""
     group_size = self._config.num_heads // self._config.num_kv_heads
     return np.repeat(x_KHH.astype(np.float32), group_size, axis=0)
@@ -279,87 +257,16 @@ class Conversion:
     drawn = pooling.random(kernel_DKH, self._num_kv_heads, rng)
     return np.asarray(drawn).reshape(kernel.shape[0], -1)
 
-  def _order(self, attention) -> np.ndarray:
-    """Returns which old head each head of the result was."""
-    if not self._permute:
-      return np.arange(self._config.num_heads)
-    kind = attention.rpartition('/')[2]
-    # The self-attentions share the relative bias, and so one permutation.
-    key = kind if kind == 'self_attention' else attention
-    with self._order_lock:
-      if key not in self._orders:
-        layers = [
-          name
-          for name in self._attentions()
-          if name == attention or (key == kind and name.endswith(f'/{kind}'))
-        ]
-        affinity_NN = sum(self._affinity(layer) for layer in layers)
-        self._orders[key] = grouping.permutation(
-          affinity_NN, self._num_kv_heads
-        )
-      return self._orders[key]
-
-  def _affinity(self, attention):
-    """Returns how alike the keys and the values of each two heads are."""
-    source = None
-    if self._statistics is not None:
-      source = self._statistics.of(attention)[1]
-    H = self._config.head_dim
-    rotate = self._method in _ALIGNMENTS
-    total = 0
-    for name, moment in (
-      ('key', source and source.within),
-      ('value', source and source.second),
-    ):
-      kernel = self._params[f'{attention}/{name}/kernel'].read()
-      gram = alignment.gram(kernel.reshape(len(kernel), -1, H), moment)
-      total += grouping.affinity(gram, rotate)
-    return total
-
-  def _kv_order(self, order) -> np.ndarray:
-    """Heads are permuted only in multi-head checkpoints, keys with queries."""
-    if self._permute:
-      return order
-    return np.arange(self._config.num_kv_heads)
-
-  def _attentions(self) -> list[str]:
-    return [
-      f'decoder/layers_{i}/{kind}'
-      for i in range(self._config.num_decoder_layers)
-      for kind in ATTENTIONS
-    ]
-
   def _check(self):
     check_conversion(self._config, self._num_kv_heads, self._method)
-    config = self._config
     if self._method == 'subspace' and self._statistics is None:
       raise ValueError(
         "The method 'subspace' needs statistics of the attentions' inputs; "
         "give a CALIBRATION_TASK or a STATISTICS file, or choose 'aligned', "
         'which does without.'
       )
-    if self._permute and config.num_kv_heads != config.num_heads:
-      raise ValueError(
-        f'Heads can be permuted only while each query head has its own '
-        f'key/value head, but this checkpoint is grouped: {config.num_heads} '
-        f'query heads, {config.num_kv_heads} key/value heads; leave out '
-        'PERMUTE_HEADS.'
-      )
     if self._statistics is not None:
-      for attention in self._attentions():
-        try:
-          moments = self._statistics.of(attention)
-        except KeyError as error:
-          raise ValueError(
-            f'The statistics have nothing about {error.args[0]}; collect them '
-            'on this checkpoint.'
-          ) from error
-        for m in moments:
-          if m.second.shape != (config.emb_dim, config.emb_dim):
-            raise ValueError(
-              f'The statistics of {attention} are {m.second.shape}, but this '
-              f'checkpoint has width {config.emb_dim}; collect them on it.'
-            )
+      self._statistics.check(self._config)
 
 
 def check_conversion(config: T5Config, num_kv_heads, method):
@@ -379,7 +286,7 @@ def check_conversion(config: T5Config, num_kv_heads, method):
     )
 
 
-def _projection(name: str) -> str | None:
+def projection_of(name: str) -> str | None:
   """Returns 'query', 'key', 'value' or 'out' of a decoder's attention."""
   parts = name.split('/')
   if (

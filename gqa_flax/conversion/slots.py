@@ -27,7 +27,8 @@ import numpy as np
 
 from gqa_flax.checkpoints.adafactor_state import slot_shapes
 from gqa_flax.checkpoints.arrays import LazyArray
-from gqa_flax.conversion.plan import Conversion
+from gqa_flax.conversion.orders import SELF
+from gqa_flax.conversion.plan import Conversion, projection_of
 
 
 def carry(
@@ -58,11 +59,13 @@ def carry(
 def _rebuild(conversion, name, own, shape):
   """Returns lazy statistics of one parameter that changes."""
   new_shape = conversion.array(name).shape
+  # The heads lie along the rows of output kernels and of the relative bias.
+  axis = 0 if projection_of(name) in ('out', None) else 1
 
   def rebuilt(kind):
     def read_rows(start, stop):
       v = _Statistics.read(own, shape)
-      v = v.along(conversion.head_axis(name), conversion.carry_rule(name))
+      v = v.along(axis, carry_rule(conversion, name))
       return v.slot(kind, new_shape)[start:stop]
 
     return read_rows
@@ -71,6 +74,46 @@ def _rebuild(conversion, name, own, shape):
     kind: LazyArray(kept, np.dtype(np.float32), rebuilt(kind), kept[0])
     for kind, kept in slot_shapes(new_shape).items()
   }
+
+
+def carry_rule(conversion: Conversion, name: str):
+  """Returns what becomes of v = E[g^2] along the axis of the heads.
+
+  Args:
+    conversion: what is done to the parameters.
+    name: of a parameter that changes.
+
+  Returns:
+    A linear function of arrays [..., heads * H], or of [..., heads] for the
+    relative bias.
+  """
+  projection = projection_of(name)
+  if projection is None:
+    return lambda v: v[..., conversion.order(SELF)]
+  attention = name.rsplit('/', 2)[0]
+  config = conversion.config
+
+  def shared(v):
+    v_KH = v.reshape(*v.shape[:-1], -1, config.head_dim)
+    v_KH = v_KH[..., conversion.kv_order(attention), :]
+    if conversion.aligns:
+      basis = conversion.bases(attention)[projection == 'value']
+      v_KH = np.einsum('...hi,hij->...hj', v_KH, basis.unfold**2)
+    groups = v_KH.reshape(
+      *v.shape[:-1], config.num_kv_heads, -1, config.head_dim
+    )
+    return groups.sum(axis=-2).reshape(*v.shape[:-1], -1)
+
+  def by_head(v):
+    v_NH = v.reshape(*v.shape[:-1], -1, config.head_dim)
+    v_NH = v_NH[..., conversion.order(attention), :]
+    if conversion.aligns:
+      basis = conversion.bases(attention)[projection == 'out']
+      share_NH = conversion.per_query_head(basis.share)
+      v_NH = v_NH.sum(axis=-1, keepdims=True) * share_NH
+    return v_NH.reshape(v.shape)
+
+  return shared if projection in ('key', 'value') else by_head
 
 
 class _Statistics:

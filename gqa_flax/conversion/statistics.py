@@ -73,6 +73,29 @@ class Statistics:
       return queries, self.moments[ENCODER]
     return queries, queries
 
+  def check(self, config: T5Config):
+    """Raises ValueError unless they are of a model of this architecture."""
+    names = [
+      ENCODER,
+      *(
+        f'decoder/layers_{i}/{attention}'
+        for i in range(config.num_decoder_layers)
+        for attention in _NORMS.values()
+      ),
+    ]
+    for name in names:
+      if name not in self.moments:
+        raise ValueError(
+          f'The statistics have nothing about {name}; collect them on this '
+          'checkpoint.'
+        )
+      shape = self.moments[name].second.shape
+      if shape != (config.emb_dim, config.emb_dim):
+        raise ValueError(
+          f'The statistics of {name} are {shape}, but this checkpoint has '
+          f'width {config.emb_dim}; collect them on it.'
+        )
+
 
 def collect(
   params, config: T5Config, batches: Iterable, max_tokens: int, source=''

@@ -208,7 +208,7 @@ def test_keys_and_values_follow_independent_gradients(
       unfold = conversion.bases(CROSS)[projection == 'value'].unfold
       g = np.einsum('nhi,hij->nhj', g, unfold)
     pooled = g.reshape(-1, 2, 4, 4).sum(axis=2).reshape(-1, 8)
-    rule = conversion.carry_rule(f'{CROSS}/{projection}/kernel')
+    rule = slots.carry_rule(conversion, f'{CROSS}/{projection}/kernel')
     # A sampled variance is off by sqrt(2 / n), 0.7%, now and then by thrice.
     np.testing.assert_allclose(rule(v), (pooled**2).mean(axis=0), rtol=0.03)
 
@@ -285,7 +285,7 @@ def test_queries_and_outputs_follow_the_size_of_what_they_meet(
       after = np.einsum('di,de,ei->i', new, moment, new).reshape(2, 4)
       # Four query heads read each shared head.
       after = np.repeat(after, 4, axis=0).reshape(32)
-      rule = conversion.carry_rule(f'{attention}/{follower}/kernel')
+      rule = slots.carry_rule(conversion, f'{attention}/{follower}/kernel')
       np.testing.assert_allclose(
         rule(np.outer(inputs, before)), np.outer(inputs, after), rtol=1e-3
       )
@@ -298,7 +298,7 @@ def test_several_queries_to_a_head(tiny_config):
   conversion = conversion_of(params, config, 2, 'aligned')
   v = np.random.default_rng(6).uniform(0.1, 3, (16, 32))
   share = conversion.bases(CROSS)[0].share
-  new = conversion.carry_rule(f'{CROSS}/query/kernel')(v)
+  new = slots.carry_rule(conversion, f'{CROSS}/query/kernel')(v)
   for n in range(8):
     columns = slice(4 * n, 4 * n + 4)
     np.testing.assert_allclose(
