@@ -93,6 +93,17 @@ def write(results_dir):
       f'The checkpoint has {cell["parameters"]:,} parameters; from '
       f'"{cell["input"]}" it makes "{cell["output"]}"\n'
     )
+  if 'exactness' in by_name:
+    cell = by_name['exactness']
+    changes = ', '.join(
+      f'{change:.1e} ({method})'
+      for method, change in cell['largest_change'].items()
+    )
+    text.append(
+      'Bases as for groups of one head, and heads in a random order, change '
+      f'its logits by at most {changes}; the largest logit of the '
+      f'{cell["target_tokens"]} tokens is {cell["largest_logit"]:.1f}.\n'
+    )
   table = Table(cells)
   if all(kind in table.tokens for kind in KINDS):
     text.extend(_before_uptraining(table))

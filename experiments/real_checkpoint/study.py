@@ -31,7 +31,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.real_checkpoint import checkpoint, data, held_out, report
+from experiments.real_checkpoint import (
+  checkpoint,
+  data,
+  exactness,
+  held_out,
+  report,
+)
 from gqa_flax.checkpoints.formats import load_params, save_params
 from gqa_flax.conversion import statistics
 from gqa_flax.conversion.convert import convert_params
@@ -159,6 +165,15 @@ def translate(study: Study):
   }
 
 
+def exact(study: Study):
+  """Returns by how much changes of basis alone change the logits."""
+  batch = next(
+    data.batches(data.pairs('translation', 'validation'), 'translation', 16)
+  )
+  moments = study.statistics('published', 'broad')
+  return exactness.largest_changes(*study.base('published'), moments, batch)
+
+
 def score(study: Study, base: str, params, config):
   """Returns the losses of every example of the kinds that a base scores."""
   return {
@@ -173,6 +188,7 @@ def table(study: Study, bases, heads):
   """Runs the cells before uptraining."""
   if 'published' in bases:
     study.run('translate', lambda: translate(study))
+    study.run('exactness', lambda: exact(study))
   for base in bases:
     kinds = BASES[base]
 

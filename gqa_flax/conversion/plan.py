@@ -11,7 +11,13 @@ import numpy as np
 from gqa_flax.checkpoints.arrays import LazyArray
 from gqa_flax.config import T5Config, divisors
 from gqa_flax.conversion import alignment, pooling
-from gqa_flax.conversion.orders import ATTENTIONS, SELF, HeadOrders, attentions
+from gqa_flax.conversion.orders import (
+  ATTENTIONS,
+  SELF,
+  HeadOrders,
+  attentions,
+  read_heads,
+)
 from gqa_flax.conversion.statistics import Statistics
 
 _ALIGNMENTS = {'aligned': alignment.aligned, 'subspace': alignment.subspace}

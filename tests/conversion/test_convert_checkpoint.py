@@ -14,7 +14,7 @@ from flax import serialization, traverse_util
 from gqa_flax import convert_params
 from gqa_flax.checkpoints import formats, native
 from gqa_flax.checkpoints.arrays import LazyArray
-from gqa_flax.conversion import report, slots
+from gqa_flax.conversion import report, slots, statistics
 from gqa_flax.conversion.convert import convert_checkpoint
 from gqa_flax.conversion.plan import Conversion
 
@@ -370,10 +370,10 @@ def shorten_vocabulary(target):
 @pytest.mark.parametrize(
   'damage, message',
   [
-    (poison(KEY, np.nan), rf'{KEY} of .* NaN or'),
+    (poison(KEY, np.nan), rf'{KEY} .*NaN or inf.*; the checkpoint is dam'),
     (
       poison(KEY.replace('key', 'query'), np.inf),
-      r'/query/kernel of .* NaN or',
+      'layers_1/self_attention/query/kernel .*NaN or inf.*; the checkpoint',
     ),
     (poison(HEAD, -np.inf), rf'{HEAD} of .* has 1 value.* rows 0 to 31; the'),
     (truncate_chunk, f'{KEY} in .* cannot be read .*truncated'),
@@ -392,18 +392,20 @@ def test_a_damaged_checkpoint_is_not_converted(
   output = tmp_path / 'out'
   with pytest.raises(ValueError, match=message) as error:
     convert(output, output_format, input=str(folder), method=method)
-  assert str(folder) in str(error.value)
+  # Heads are compared in memory, where nobody knows of a folder.
+  if method == 'mean' or 'NaN' not in str(error.value):
+    assert str(folder) in str(error.value)
   assert_nothing_there(output)
 
 
+@pytest.mark.filterwarnings('ignore:overflow')
 def test_overflow_is_no_number_either(tmp_path):
   """Finite heads whose mean is not are caught as they are written."""
   folder = shutil.copytree(LEGACY / 'checkpoint_3', tmp_path / 'checkpoint_3')
   array = array_of(folder, KEY)
   array.write(np.full(array.shape, 3e38, np.float32)).result()
-  with np.errstate(over='ignore'):
-    with pytest.raises(ValueError, match=rf'{KEY} of .* has 512 value'):
-      convert(tmp_path / 'out', input=str(folder))
+  with pytest.raises(ValueError, match=rf'{KEY} of .* has 512 value'):
+    convert(tmp_path / 'out', input=str(folder))
   assert_nothing_there(tmp_path / 'out')
 
 
@@ -470,8 +472,6 @@ def test_statistics_are_collected_once(
   for layer in one['kept'].values():
     assert all(0.2 < kept < 1 for kept in layer.values())
   # As the function does, with the statistics of the file.
-  from gqa_flax.conversion import statistics
-
   params, _ = convert_params(
     tiny_params, tiny_config, 2, 'subspace', statistics=statistics.load(file)
   )
@@ -495,7 +495,7 @@ def test_arrays_in_memory_are_not_needed_whole(monkeypatch, tmp_path):
 
   monkeypatch.setattr(report.Audit, '__call__', watch)
   monkeypatch.setattr(LazyArray, 'read', None)
-  convert(tmp_path / 'out', 't5x_legacy')
+  convert(tmp_path / 'out')
   monkeypatch.undo()
   assert max(size for _, _, size in rows) <= 2048
   assert any(start for _, start, _ in rows)

@@ -1,0 +1,77 @@
+"""Changes of basis and of the heads' order, which must change no logit."""
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from gqa_flax.conversion import alignment
+from gqa_flax.conversion.orders import SELF, attentions
+from gqa_flax.model.network import Transformer
+
+_BIAS = 'decoder/relpos_bias/rel_embedding'
+
+
+def largest_changes(params, config, statistics, batch, seed: int = 0):
+  """Returns by how much logits change at most, and how large they are.
+
+  Every head of the decoder gets the basis that `aligned` and `subspace` find
+  for a group of one, and the heads a random order: one for all
+  self-attentions, another for each cross-attention.
+
+  Args:
+    params: multi-head.
+    config: their architecture.
+    statistics: of the attentions' inputs.
+    batch: to compute logits of.
+    seed: of the orders.
+  """
+  model = Transformer(config)
+  inputs = {k: x for k, x in batch.items() if k != 'decoder_loss_weights'}
+  logits_of = jax.jit(lambda p: model.apply({'params': p}, **inputs))
+  real = np.asarray(batch['decoder_target_tokens']) > 0
+  logits = np.asarray(logits_of(params))[real]
+  changes = {}
+  for method in ('aligned', 'subspace'):
+    changed = _rebase(params, config, statistics, method, seed)
+    new = np.asarray(logits_of(changed))[real]
+    changes[method] = float(np.abs(new - logits).max())
+  return {
+    'largest_change': changes,
+    'largest_logit': float(np.abs(logits).max()),
+    'target_tokens': int(real.sum()),
+  }
+
+
+def _rebase(params, config, statistics, method, seed):
+  rng = np.random.default_rng(seed)
+  N, H = config.num_heads, config.head_dim
+  flat = dict(traverse_util.flatten_dict(params, sep='/'))
+  shared_order = rng.permutation(N)
+  flat[_BIAS] = flat[_BIAS][shared_order]
+  for attention in attentions(config):
+    order = shared_order if attention.endswith(SELF) else rng.permutation(N)
+    query, source = statistics.of(attention)
+
+    def kernel(name, attention=attention, order=order):
+      w = np.asarray(flat[f'{attention}/{name}/kernel'], np.float64)
+      if name == 'out':
+        return w.reshape(N, H, -1)[order]
+      return w.reshape(-1, N, H)[:, order]
+
+    q, k, v, o = (kernel(name) for name in ('query', 'key', 'value', 'out'))
+    find = getattr(alignment, method)
+    weight = alignment.query_weight(q[:, :, None], query.second)
+    keys = find(alignment.gram(k, source.within), N, weight)
+    values = find(alignment.gram(v, source.second), N)
+    new = {
+      'query': np.einsum('dnh,nhj->dnj', q, keys.unfold),
+      'key': np.einsum('dnh,nhj->dnj', k, keys.fold),
+      'value': np.einsum('dnh,nhj->dnj', v, values.fold),
+      'out': np.einsum('nhj,nhd->njd', values.unfold, o),
+    }
+    for name, x in new.items():
+      old = flat[f'{attention}/{name}/kernel']
+      flat[f'{attention}/{name}/kernel'] = x.reshape(old.shape).astype(
+        np.float32
+      )
+  return traverse_util.unflatten_dict(flat, sep='/')
