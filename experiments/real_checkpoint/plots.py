@@ -56,9 +56,6 @@ def before_uptraining(path, table):
     ax.set_xticks([1, 2, 3])
     ax.spines[['top', 'right']].set_visible(False)
   axes[0].set_ylabel('cross-entropy, nats a token')
-  axes[0].annotate(
-    'multi-head', (3, multi_head), fontsize=8, ha='right', va='top'
-  ) if len(kinds) == 1 else None
   handles, labels = axes[0].get_legend_handles_labels()
   figure.legend(
     handles, labels, loc='lower center', ncols=4, fontsize=8, frameon=False

@@ -76,7 +76,7 @@ UPTRAINING_EXAMPLES = 32
 class Study:
   """The cells of the study, each run once."""
 
-  def __init__(self, work_dir, results_dir, git_revision=None):
+  def __init__(self, work_dir, results_dir):
     self._work = pathlib.Path(work_dir)
     self._path = pathlib.Path(results_dir) / 'records.jsonl'
     device = jax.devices()[0]

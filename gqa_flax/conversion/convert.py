@@ -1,5 +1,6 @@
 """A whole checkpoint, from multi-head to grouped-query attention."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -142,9 +143,7 @@ def convert_checkpoint(
   if carrying:
     _check_carry(source, output_format)
   check_conversion(source.config, num_kv_heads, method)
-  marker = _begin(output, output_format, source.step)
-  path = None
-  try:
+  with _undone_till_the_end(output, output_format, source.step):
     conversion = Conversion(
       source.params,
       source.config,
@@ -162,14 +161,13 @@ def convert_checkpoint(
       permute_heads=permute_heads,
     )
     audit = report.Audit(source.path)
-    params = {name: conversion.array(name) for name in source.params}
     shapes = {name: x.shape for name, x in source.params.items()}
     path = formats.write_checkpoint(
       output,
       output_format,
       source.step,
       conversion.config,
-      params,
+      {name: conversion.array(name) for name in source.params},
       slots.carry(conversion, source.slots, shapes) if carrying else None,
       source=source.path,
       method=method,
@@ -184,12 +182,6 @@ def convert_checkpoint(
     }
     record = report.record(source, conversion, settings, audit)
     _write_json(epath.Path(output) / RECORD, record)
-  except BaseException:
-    if path is not None:
-      epath.Path(path).rmtree()  # whole, but without its record
-    raise
-  finally:
-    marker.unlink(missing_ok=True)
   return path
 
 
@@ -223,30 +215,40 @@ def _check_carry(source: StoredCheckpoint, output_format: str):
     )
 
 
-def _begin(output, output_format: str, step: int) -> epath.Path:
-  """Marks a conversion as begun, and removes what is left of an earlier one.
+@contextlib.contextmanager
+def _undone_till_the_end(output, output_format: str, step: int):
+  """Leaves a whole conversion or none, even where the process is killed.
 
-  Between the moment when a checkpoint appears and that of its record, only
-  the marker beside OUTPUT tells that it is not done.
+  Between the moment when a checkpoint appears and that of its record, only a
+  marker beside OUTPUT tells that it is not done; what such a marker stands
+  beside is removed before the next attempt.
   """
   folder = epath.Path(output)
   marker = folder.with_name(f'{folder.name}.converting')
   if marker.exists():
-    left = [folder] if output_format == 'hugging_face' else []
-    if folder.exists() and not left:
-      # Whole, or a temporary folder that Orbax left when it was killed.
-      left = [
-        path
-        for path in folder.iterdir()
-        if re.fullmatch(rf'checkpoint_{step}(\..*)?', path.name)
-      ]
-    for path in left:
-      if path.exists():
-        path.rmtree()
+    _remove(folder, output_format, step)
   formats.check_destination(output, output_format)
   marker.parent.mkdir(parents=True, exist_ok=True)
   marker.write_text('A conversion to this folder has begun and not ended.\n')
-  return marker
+  try:
+    yield
+  except BaseException:
+    _remove(folder, output_format, step)
+    raise
+  finally:
+    marker.unlink(missing_ok=True)
+
+
+def _remove(folder: epath.Path, output_format: str, step: int):
+  """Removes a checkpoint, and the temporary folders that Orbax makes of it."""
+  if not folder.exists():
+    return
+  if output_format == 'hugging_face':
+    folder.rmtree()
+    return
+  for path in folder.iterdir():
+    if re.fullmatch(rf'checkpoint_{step}(\..*)?', path.name):
+      path.rmtree()
 
 
 def _statistics(source, method, path, task, batches, tokens):
