@@ -11,7 +11,7 @@ hashes every array.
   python -m experiments.conversion_scale --size xl --work_dir runs/scale
 
 Needs twice the checkpoint on the disk (xl 22 GB, xxl 85 GB). Hardware: two CPU
-cores; xl takes a quarter of an hour. Records go to results/conversion/.
+cores; xl takes half an hour. Records go to results/conversion/.
 """
 
 import argparse
@@ -189,6 +189,15 @@ def report(folder: pathlib.Path):
     *('size', 'parameters', 'GB on disk', 'what', 'runs'),
     *('seconds, median (lowest to highest)', 'peak resident MB'),
   )
+  parameters = sum(
+    int(np.prod(shape))
+    for shape in parameter_shapes(T5Config.t5_1_1('xxl')).values()
+  )
+  if not any(record['size'] == 'xxl' for record in found):
+    lines.append(
+      f'xxl was not measured: {2 * 4 * parameters / 1e9:.0f} GB, its '
+      f'{parameters:,} parameters twice, do not fit the disk.\n'
+    )
   (folder / 'report.md').write_text(
     '\n'.join([*lines, markdown_table(header, rows)])
   )

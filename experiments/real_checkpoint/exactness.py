@@ -14,8 +14,8 @@ _BIAS = 'decoder/relpos_bias/rel_embedding'
 def largest_changes(params, config, statistics, batch, seed: int = 0):
   """Returns by how much logits change at most, and how large they are.
 
-  Every head of the decoder gets the basis that `aligned` and `subspace` find
-  for a group of one, and the heads a random order: one for all
+  Every head of the decoder gets a random rotation, or the basis that `subspace`
+  finds for a group of one, and the heads a random order: one for all
   self-attentions, another for each cross-attention.
 
   Args:
@@ -31,10 +31,10 @@ def largest_changes(params, config, statistics, batch, seed: int = 0):
   real = np.asarray(batch['decoder_target_tokens']) > 0
   logits = np.asarray(logits_of(params))[real]
   changes = {}
-  for method in ('aligned', 'subspace'):
-    changed = _rebase(params, config, statistics, method, seed)
+  for bases in ('random rotations', 'subspace'):
+    changed = _rebase(params, config, statistics, bases, seed)
     new = np.asarray(logits_of(changed))[real]
-    changes[method] = float(np.abs(new - logits).max())
+    changes[bases] = float(np.abs(new - logits).max())
   return {
     'largest_change': changes,
     'largest_logit': float(np.abs(logits).max()),
@@ -42,7 +42,7 @@ def largest_changes(params, config, statistics, batch, seed: int = 0):
   }
 
 
-def _rebase(params, config, statistics, method, seed):
+def _rebase(params, config, statistics, bases, seed):
   rng = np.random.default_rng(seed)
   N, H = config.num_heads, config.head_dim
   flat = dict(traverse_util.flatten_dict(params, sep='/'))
@@ -59,15 +59,20 @@ def _rebase(params, config, statistics, method, seed):
       return w.reshape(-1, N, H)[:, order]
 
     q, k, v, o = (kernel(name) for name in ('query', 'key', 'value', 'out'))
-    find = getattr(alignment, method)
-    weight = alignment.query_weight(q[:, :, None], query.second)
-    keys = find(alignment.gram(k, source.within), N, weight)
-    values = find(alignment.gram(v, source.second), N)
+    if bases == 'subspace':
+      weight = alignment.query_weight(q[:, :, None], query.second)
+      keys = alignment.subspace(alignment.gram(k, source.within), N, weight)
+      values = alignment.subspace(alignment.gram(v, source.second), N)
+      fold_k, unfold_k = keys.fold, keys.unfold
+      fold_v, unfold_v = values.fold, values.unfold
+    else:
+      fold_k, fold_v = np.linalg.qr(rng.normal(size=(2, N, H, H)))[0]
+      unfold_k, unfold_v = fold_k, fold_v
     new = {
-      'query': np.einsum('dnh,nhj->dnj', q, keys.unfold),
-      'key': np.einsum('dnh,nhj->dnj', k, keys.fold),
-      'value': np.einsum('dnh,nhj->dnj', v, values.fold),
-      'out': np.einsum('nhj,nhd->njd', values.unfold, o),
+      'query': np.einsum('dnh,nhj->dnj', q, unfold_k),
+      'key': np.einsum('dnh,nhj->dnj', k, fold_k),
+      'value': np.einsum('dnh,nhj->dnj', v, fold_v),
+      'out': np.einsum('nhj,nhd->njd', unfold_v, o),
     }
     for name, x in new.items():
       old = flat[f'{attention}/{name}/kernel']

@@ -93,14 +93,14 @@ def write(results_dir):
       f'The checkpoint has {cell["parameters"]:,} parameters; from '
       f'"{cell["input"]}" it makes "{cell["output"]}"\n'
     )
-  if 'exactness' in by_name:
-    cell = by_name['exactness']
+  if 'change of basis' in by_name:
+    cell = by_name['change of basis']
     changes = ', '.join(
       f'{change:.1e} ({method})'
       for method, change in cell['largest_change'].items()
     )
     text.append(
-      'Bases as for groups of one head, and heads in a random order, change '
+      'A change of basis in every head, and a random order of heads, change '
       f'its logits by at most {changes}; the largest logit of the '
       f'{cell["target_tokens"]} tokens is {cell["largest_logit"]:.1f}.\n'
     )
@@ -112,11 +112,7 @@ def write(results_dir):
   if curves:
     text.extend(_uptraining(curves))
     plots.uptraining(folder / 'uptraining.png', curves)
-  seconds = sum(cell['seconds'] for cell in cells)
-  text.append(
-    f'\nAll cells took {seconds / 60:.0f} minutes. Every number above is in, '
-    'or computed from, records.jsonl.\n'
-  )
+  text.append('\nEvery number above is in, or computed from, records.jsonl.\n')
   (folder / 'report.md').write_text('\n'.join(text))
 
 

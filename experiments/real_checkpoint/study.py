@@ -188,7 +188,7 @@ def table(study: Study, bases, heads):
   """Runs the cells before uptraining."""
   if 'published' in bases:
     study.run('translate', lambda: translate(study))
-    study.run('exactness', lambda: exact(study))
+    study.run('change of basis', lambda: exact(study))
   for base in bases:
     kinds = BASES[base]
 

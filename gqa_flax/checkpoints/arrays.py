@@ -83,6 +83,8 @@ class StoredCheckpoint:
     slots: Adafactor's statistics, float32, by the parameter's name and
       '/v_row', '/v_col' or '/v', without T5X's placeholders of shape (1,);
       None where no optimizer state is stored.
+    count: Adafactor's own count of steps, by which its memory lengthens; 0
+      without slots.
     skipped: names in the file that are no parameter, each with the reason.
   """
 
@@ -92,6 +94,7 @@ class StoredCheckpoint:
   config: T5Config
   params: Mapping[str, LazyArray]
   slots: Mapping[str, LazyArray] | None = None
+  count: int = 0
   skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -75,9 +75,11 @@ def write_checkpoint(
   params: Mapping[str, LazyArray],
   slots: Mapping[str, LazyArray] | None = None,
   *,
+  count: int | None = None,
   source: str = '',
   method: str | None = None,
   on_slab: OnSlab | None = None,
+  on_written: Callable[[epath.Path], None] = lambda folder: None,
 ) -> str:
   """Writes a checkpoint, slab by slab; it appears whole, by a rename.
 
@@ -91,10 +93,14 @@ def write_checkpoint(
     slots: Adafactor's statistics, as in StoredCheckpoint; None writes none,
       except that T5X's format asks for zeros. Hugging Face's has no place for
       them.
+    count: Adafactor's count of steps; None is the step. T5X's format has one
+      number for both.
     source: where the parameters come from, for the model card.
     method: how they were converted, for the model card.
     on_slab: called with (name, start, rows) before rows are written, from
       several threads; what it raises leaves nothing written.
+    on_written: called when all is written and the checkpoint is about to
+      appear, with the folder that `path` is or becomes.
 
   Returns:
     The path of the checkpoint.
@@ -107,13 +113,29 @@ def write_checkpoint(
   folder = check_destination(path, format)
   check_shapes({n: x.shape for n, x in params.items()}, config, 'the result')
   if format == 'native':
-    with native.checkpoint_manager(folder) as manager:
-      native.save_lazy(manager, step, config, params, slots, on_slab)
+    with _gone_if_empty(folder), native.checkpoint_manager(folder) as manager:
+      native.save_lazy(
+        manager,
+        step,
+        config,
+        params,
+        slots,
+        on_slab,
+        count=count,
+        on_written=lambda: on_written(folder),
+      )
     return str(folder / f'{native.PREFIX}_{step}')
   if format == 't5x_legacy':
+    if slots is not None and count not in (None, step):
+      raise ValueError(
+        f"Adafactor has counted {count} steps of the checkpoint's {step}, and "
+        "T5X's format keeps one number for both; set OPTIMIZER_STATE = reset, "
+        'or OUTPUT_FORMAT = native.'
+      )
     target = folder / f'{native.PREFIX}_{step}'
-    with _appearing(target) as temporary:
+    with _gone_if_empty(folder), _appearing(target) as temporary:
       t5x_write.write_legacy(temporary, step, params, slots, on_slab)
+      on_written(folder)
     return str(target)
   with _appearing(folder) as temporary:
     hugging_face_write.write_checkpoint(
@@ -125,6 +147,7 @@ def write_checkpoint(
       method=method,
       on_slab=on_slab,
     )
+    on_written(temporary)
   return str(folder)
 
 
@@ -173,6 +196,8 @@ def check_destination(path, format: str) -> epath.Path:
   folder = epath.Path(path)
   if '://' not in str(path):
     folder = folder.absolute()
+  if folder.exists() and not folder.is_dir():
+    raise FileExistsError(f'{path} is a file; give an OUTPUT that is none.')
   if format == 'hugging_face':
     taken = folder.exists() and any(folder.iterdir())
   else:
@@ -216,6 +241,18 @@ def _latest(path) -> epath.Path:
     if prefix == native.PREFIX and step.isdigit():
       steps[int(step)] = entry
   return steps[max(steps)] if steps else path
+
+
+@contextlib.contextmanager
+def _gone_if_empty(folder: epath.Path):
+  """Removes a folder that was made for what then failed."""
+  existed = folder.exists()
+  try:
+    yield
+  except BaseException:
+    if not existed and folder.exists() and not any(folder.iterdir()):
+      folder.rmdir()
+    raise
 
 
 @contextlib.contextmanager

@@ -119,28 +119,40 @@ def save_lazy(
   params: Mapping[str, LazyArray],
   slots: Mapping[str, LazyArray] | None = None,
   on_slab: Callable[[str, int, np.ndarray], None] | None = None,
+  *,
+  count: int | None = None,
+  on_written: Callable[[], None] = lambda: None,
 ):
   """Writes one checkpoint, of which never more than some slabs are in memory.
 
   Args:
     manager: from `checkpoint_manager`.
-    step: steps since the very first of pre-training; Adafactor's count, too.
+    step: steps since the very first of pre-training.
     config: the architecture.
     params: float32, by T5X name.
     slots: Adafactor's statistics, as in StoredCheckpoint; None saves none.
     on_slab: see `zarr.write_arrays`; the names are those of params and slots.
       What it raises leaves no checkpoint.
+    count: Adafactor's count of steps; None is the step.
+    on_written: called when all is written and the checkpoint is about to
+      appear. What it raises leaves no checkpoint, too.
   """
+  count = step if count is None else count
   items = {
     'model': ocp.args.JsonSave({'config': config.to_dict(), 'step': step}),
-    **native_items.lazy_items(step, params, slots, on_slab),
+    **native_items.lazy_items(params, slots, count, on_slab, on_written),
   }
+
+  def clean_up():
+    for folder in manager.directory.glob(f'{PREFIX}_{step}.orbax-*-tmp*'):
+      folder.rmtree()
+
+  clean_up()  # what a process left that was killed
   try:
     # Forced, for Orbax skips a step before the latest without a word.
     manager.save(step, args=ocp.args.Composite(**items), metrics={}, force=True)
   except BaseException:
-    for folder in manager.directory.glob(f'{PREFIX}_{step}.orbax-*-tmp*'):
-      folder.rmtree()
+    clean_up()
     raise
 
 
@@ -162,7 +174,7 @@ def open_checkpoint(path) -> StoredCheckpoint:
   with checkpoint_manager(directory) as manager:
     model = manager.restore(step, args=_model_args())['model']
   config = T5Config.from_dict(model['config'])
-  params, slots, skipped = native_items.open_items(folder)
+  params, slots, count, skipped = native_items.open_items(folder)
   check_shapes({name: x.shape for name, x in params.items()}, config, folder)
   return StoredCheckpoint(
     format='native',
@@ -171,6 +183,7 @@ def open_checkpoint(path) -> StoredCheckpoint:
     config=config,
     params=params,
     slots=slots,
+    count=count,
     skipped=skipped,
   )
 

@@ -67,10 +67,11 @@ class TreeHandler(ocp.StandardCheckpointHandler):
 
 
 def lazy_items(
-  step: int,
   params: Mapping[str, LazyArray],
   slots: Mapping[str, LazyArray] | None,
+  count: int,
   on_slab: Callable[[str, int, np.ndarray], None] | None,
+  on_written: Callable[[], None],
 ) -> dict[str, WriterSave]:
   """Returns what saves params/ and, if there are slots, optimizer/.
 
@@ -78,6 +79,8 @@ def lazy_items(
     ValueError: if the slots do not fit the parameters.
   """
   failed = []
+  items: dict[str, WriterSave] = {}
+  written = []
 
   def writer(arrays, on_slab, **options):
     def write(directory):
@@ -85,6 +88,9 @@ def lazy_items(
       if not failed:
         failed.append(True)
         orbax_items.write_item(directory, arrays, on_slab=on_slab, **options)
+        written.append(directory)
+        if len(written) == len(items):
+          on_written()
         failed.clear()
 
     return WriterSave(write)
@@ -94,14 +100,14 @@ def lazy_items(
     if slot in slots:
       on_slab(slot, start, rows)
 
-  items = {PARAMS: writer(params, on_slab)}
+  items[PARAMS] = writer(params, on_slab)
   if slots is not None:
     shapes = {name: x.shape for name, x in params.items()}
     adafactor_state.check_slots(slots, shapes, 'what is to be saved')
     items[OPTIMIZER] = writer(
       adafactor_state.state_arrays(slots, params),
       on_slab and on_slot_slab,
-      scalars={adafactor_state.COUNT: np.int32(step)},
+      scalars={adafactor_state.COUNT: np.int32(count)},
       empty=adafactor_state.EMPTY,
     )
   return items
@@ -114,22 +120,23 @@ def open_items(folder: epath.Path):
     folder: of the checkpoint.
 
   Returns:
-    Parameters, slots or None, and why there are none though there is a state,
-    as in StoredCheckpoint.
+    Parameters, slots or None, Adafactor's count, and why there are no slots
+    though there is a state, as in StoredCheckpoint.
 
   Raises:
     ValueError: if something is missing, or the slots do not fit.
   """
   params = _lazy(orbax_items.open_item(folder / PARAMS), folder)
   if not (folder / OPTIMIZER).exists():
-    return params, None, {}
+    return params, None, 0, {}
   stores = orbax_items.open_item(folder / OPTIMIZER)
   if not adafactor_state.is_adafactor(stores, params):
-    return params, None, {OPTIMIZER: "not Adafactor's state"}
+    return params, None, 0, {OPTIMIZER: "not Adafactor's state"}
   slots = _lazy(adafactor_state.slots_of(stores), folder)
   shapes = {name: x.shape for name, x in params.items()}
   adafactor_state.check_slots(slots, shapes, folder)
-  return params, slots, {}
+  count = int(stores[adafactor_state.COUNT].read().result())
+  return params, slots, count, {}
 
 
 def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:

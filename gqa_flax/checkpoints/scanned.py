@@ -9,7 +9,7 @@ has its own relative bias, where our T5.1.1 has one for a whole stack.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,6 @@ _HEADS = re.compile(r'.*attention/(query|key|value|out)/kernel')
 _LAYER_BIAS = re.compile(
   r'(encoder|decoder)/layers_\d+/(?:relpos_bias|relative_posemb)/rel_embedding'
 )
-
-
-def is_scanned(names: Iterable[str]) -> bool:
-  """Whether some of these arrays hold all layers of a stack."""
-  return any(_STACKED.fullmatch(name) for name in names)
 
 
 def lazy_params(stores: Mapping[str, Any], where) -> dict[str, LazyArray]:

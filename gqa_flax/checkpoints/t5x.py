@@ -76,13 +76,15 @@ def open_legacy(path) -> StoredCheckpoint:
   slots = _lazy(stores, folder)
   _check(problems, folder)
   adafactor_state.check_slots(slots, shapes, folder)
+  step = int(np.asarray(state.get('step', 0)))
   return StoredCheckpoint(
     format='t5x_legacy',
     path=str(path),
-    step=int(np.asarray(state.get('step', 0))),
+    step=step,
     config=config,
     params=params,
     slots=slots or None,
+    count=step if slots else 0,
     skipped=skipped,
   )
 

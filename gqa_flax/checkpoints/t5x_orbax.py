@@ -65,13 +65,15 @@ def open_orbax(path) -> StoredCheckpoint:
   )
   slots = _lazy(kept, folder)
   adafactor_state.check_slots(slots, shapes, folder)
+  step = _read_step(stores, folder)
   return StoredCheckpoint(
     format='t5x',
     path=str(path),
-    step=_read_step(stores, folder),
+    step=step,
     config=config,
     params=params,
     slots=slots or None,
+    count=step if slots else 0,
     skipped=skipped,
   )
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -98,7 +99,9 @@ def write_arrays(
   def write(name, array):
     store = create(name, array)
     chunk = store.chunk_layout.write_chunk.shape
-    rows = min(max(1, (chunk and chunk[0]) or 1), array.shape[0])
+    # Multiples of the source's rows as well, that nothing is decoded twice.
+    rows = math.lcm(max(1, (chunk and chunk[0]) or 1), array.row_step)
+    rows = min(rows, array.shape[0])
     row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
     for start, stop in dataclasses.replace(array, row_step=rows).slabs(
       SLAB_BYTES

@@ -1,8 +1,6 @@
 """A whole checkpoint, from multi-head to grouped-query attention."""
 
-import contextlib
 import json
-import re
 from collections.abc import Callable, Iterable
 
 import jax
@@ -102,8 +100,9 @@ def convert_checkpoint(
 ) -> str:
   """Converts a checkpoint from disk to disk, some rows of an array at a time.
 
-  Memory does not grow with the number of layers, unless statistics are
-  collected, for which the model has to run. The result appears whole or not at
+  Memory does not grow with the number of layers, but for the statistics, which
+  are [D, D] matrices of each layer, and for running the model where they are to
+  be collected. The result appears whole or not at
   all; what was interrupted may simply be started again.
 
   Args:
@@ -143,46 +142,54 @@ def convert_checkpoint(
   if carrying:
     _check_carry(source, output_format)
   check_conversion(source.config, num_kv_heads, method)
-  with _undone_till_the_end(output, output_format, source.step):
-    conversion = Conversion(
-      source.params,
-      source.config,
-      num_kv_heads,
-      method,
-      seed=seed,
-      statistics=_statistics(
-        source,
-        method,
-        statistics,
-        calibration_task,
-        calibration_batches,
-        calibration_tokens,
-      ),
-      permute_heads=permute_heads,
-    )
-    audit = report.Audit(source.path)
-    shapes = {name: x.shape for name, x in source.params.items()}
-    path = formats.write_checkpoint(
-      output,
-      output_format,
-      source.step,
-      conversion.config,
-      {name: conversion.array(name) for name in source.params},
-      slots.carry(conversion, source.slots, shapes) if carrying else None,
-      source=source.path,
-      method=method,
-      on_slab=audit,
-    )
-    settings = {
-      'method': method,
-      'seed': seed,
-      'permute_heads': permute_heads,
-      'optimizer_state': optimizer_state,
-      'output_format': output_format,
-    }
+  formats.check_destination(output, output_format)
+  moments = _statistics(
+    source,
+    method,
+    statistics,
+    calibration_task,
+    calibration_batches,
+    calibration_tokens,
+  )
+  conversion = Conversion(
+    source.params,
+    source.config,
+    num_kv_heads,
+    method,
+    seed=seed,
+    statistics=moments,
+    permute_heads=permute_heads,
+    where=source.path,
+  )
+  audit = report.Audit(source.path)
+  settings = {
+    'method': method,
+    'seed': seed,
+    'permute_heads': permute_heads,
+    'optimizer_state': optimizer_state,
+    'output_format': output_format,
+  }
+
+  def write_record(folder):
+    # Before the checkpoint appears: one without the other is never seen.
     record = report.record(source, conversion, settings, audit)
-    _write_json(epath.Path(output) / RECORD, record)
-  return path
+    _write_json(folder / RECORD, record)
+
+  shapes = {name: x.shape for name, x in source.params.items()}
+  changed = num_kv_heads < source.config.num_kv_heads
+  return formats.write_checkpoint(
+    output,
+    output_format,
+    source.step,
+    conversion.config,
+    {name: conversion.array(name) for name in source.params},
+    slots.carry(conversion, source.slots, shapes) if carrying else None,
+    count=source.count if carrying else None,
+    source=source.path,
+    method=method if changed else None,
+    on_slab=audit,
+    on_written=write_record,
+  )
 
 
 def _check_not_grouped_already(shapes, config: T5Config):
@@ -215,48 +222,24 @@ def _check_carry(source: StoredCheckpoint, output_format: str):
     )
 
 
-@contextlib.contextmanager
-def _undone_till_the_end(output, output_format: str, step: int):
-  """Leaves a whole conversion or none, even where the process is killed.
-
-  Between the moment when a checkpoint appears and that of its record, only a
-  marker beside OUTPUT tells that it is not done; what such a marker stands
-  beside is removed before the next attempt.
-  """
-  folder = epath.Path(output)
-  marker = folder.with_name(f'{folder.name}.converting')
-  if marker.exists():
-    _remove(folder, output_format, step)
-  formats.check_destination(output, output_format)
-  marker.parent.mkdir(parents=True, exist_ok=True)
-  marker.write_text('A conversion to this folder has begun and not ended.\n')
-  try:
-    yield
-  except BaseException:
-    _remove(folder, output_format, step)
-    raise
-  finally:
-    marker.unlink(missing_ok=True)
-
-
-def _remove(folder: epath.Path, output_format: str, step: int):
-  """Removes a checkpoint, and the temporary folders that Orbax makes of it."""
-  if not folder.exists():
-    return
-  if output_format == 'hugging_face':
-    folder.rmtree()
-    return
-  for path in folder.iterdir():
-    if re.fullmatch(rf'checkpoint_{step}(\..*)?', path.name):
-      path.rmtree()
-
-
 def _statistics(source, method, path, task, batches, tokens):
   """Reads the statistics from a file, or collects them, or does without."""
   if method not in ('aligned', 'subspace'):
     return None
   if path is not None and epath.Path(path).exists():
-    return statistics_lib.load(path)
+    found = statistics_lib.load(path)
+    norm = source.params['encoder/encoder_norm/scale'].read()
+    if found.model != statistics_lib.fingerprint(norm):
+      raise ValueError(
+        f'The statistics in {path} are of another checkpoint than '
+        f'{source.path}; give another STATISTICS file.'
+      )
+    if task not in (None, found.source):
+      raise ValueError(
+        f'The statistics in {path} are of {found.source}, not of {task}; give '
+        'another STATISTICS file, or no CALIBRATION_TASK.'
+      )
+    return found
   if task is None or batches is None:
     return None
   flat = {name: array.read() for name, array in source.params.items()}

@@ -23,19 +23,29 @@ def attentions(config: T5Config, kind: str | None = None) -> list[str]:
   ]
 
 
-def read_heads(params: Mapping[str, LazyArray], name: str, head_dim: int):
+def read_heads(
+  params: Mapping[str, LazyArray], name: str, head_dim: int, where: str
+):
   """Reads a kernel as [D, heads, head_dim], to compare its heads.
 
   Raises:
     ValueError: if not all of it are numbers.
   """
   kernel = params[name].read()
-  if not np.isfinite(kernel).all():
-    raise ValueError(
-      f'{name} has values that are NaN or infinite; the checkpoint is damaged: '
-      'give an earlier one.'
-    )
+  check_finite(kernel, name, where)
   return kernel.reshape(len(kernel), -1, head_dim)
+
+
+def check_finite(rows: np.ndarray, name: str, where: str):
+  """Raises ValueError if not all of some rows of a parameter are numbers."""
+  # A sum is finite if all are, or else the rows have to be looked at.
+  if not np.isfinite(rows.sum(dtype=np.float64)):
+    finite = np.isfinite(rows.astype(np.float32))
+    if not finite.all():
+      raise ValueError(
+        f'{name} of {where} has {int(rows.size - finite.sum())} value(s) that '
+        'are NaN or infinite; the checkpoint is damaged: give an earlier one.'
+      )
 
 
 class HeadOrders:
@@ -52,6 +62,7 @@ class HeadOrders:
     num_kv_heads: int,
     statistics: Statistics | None,
     rotate: bool,
+    where: str,
   ):
     """Reads nothing yet.
 
@@ -61,6 +72,7 @@ class HeadOrders:
       num_kv_heads: groups to be made.
       statistics: of the attentions' inputs; None compares weights alone.
       rotate: whether heads will be rotated onto each other.
+      where: the checkpoint's path, for the errors.
 
     Raises:
       ValueError: if heads already share keys and values.
@@ -77,6 +89,7 @@ class HeadOrders:
     self._num_kv_heads = num_kv_heads
     self._statistics = statistics
     self._rotate = rotate
+    self._where = where
     self._lock = threading.Lock()
     self.found: dict[str, np.ndarray] = {}
 
@@ -107,7 +120,10 @@ class HeadOrders:
       ('value', source and source.second),
     ):
       kernel_DKH = read_heads(
-        self._params, f'{attention}/{name}/kernel', self._config.head_dim
+        self._params,
+        f'{attention}/{name}/kernel',
+        self._config.head_dim,
+        self._where,
       )
       gram_KHKH = alignment.gram(kernel_DKH, moment)
       total += grouping.affinity(gram_KHKH, self._rotate)

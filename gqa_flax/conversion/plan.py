@@ -15,7 +15,7 @@ from gqa_flax.conversion.orders import (
   ATTENTIONS,
   SELF,
   HeadOrders,
-  attentions,
+  check_finite,
   read_heads,
 )
 from gqa_flax.conversion.statistics import Statistics
@@ -59,6 +59,7 @@ class Conversion:
     seed: int = 0,
     statistics: Statistics | None = None,
     permute_heads: bool = False,
+    where: str = 'the tree given',
   ):
     """Checks that the conversion can be done; reads nothing yet.
 
@@ -72,6 +73,7 @@ class Conversion:
         uses them if they are given.
       permute_heads: whether heads that resemble each other share a group,
         instead of neighbours; see `grouping`.
+      where: the checkpoint's path, for the errors.
 
     Raises:
       ValueError: if one of these does not fit the others.
@@ -81,15 +83,22 @@ class Conversion:
     self._num_kv_heads = num_kv_heads
     self._method = method
     self._seed = seed
+    self._where = where
     self._statistics = statistics
     self._check()
     self._orders = None
     if permute_heads and num_kv_heads < config.num_kv_heads:
       self._orders = HeadOrders(
-        params, config, num_kv_heads, statistics, method in _ALIGNMENTS
+        params,
+        config,
+        num_kv_heads,
+        statistics,
+        method in _ALIGNMENTS,
+        where,
       )
     self._bases: dict[str, tuple[alignment.Basis, alignment.Basis]] = {}
-    self._locks = {name: threading.Lock() for name in attentions(config)}
+    # One for all: finding bases takes much memory, and threads by itself.
+    self._lock = threading.Lock()
 
   @property
   def config(self) -> T5Config:
@@ -170,7 +179,7 @@ class Conversion:
     Args:
       attention: such as 'decoder/layers_0/self_attention'.
     """
-    with self._locks[attention]:
+    with self._lock:
       if attention not in self._bases:
         self._bases[attention] = self._find_bases(attention)
       return self._bases[attention]
@@ -211,14 +220,17 @@ class Conversion:
   def _kernel(self, attention: str, name: str):
     """Reads a query, key or value kernel [D, heads, H], heads reordered."""
     name_of = f'{attention}/{name}/kernel'
-    kernel = read_heads(self._params, name_of, self._config.head_dim)
+    kernel = read_heads(
+      self._params, name_of, self._config.head_dim, self._where
+    )
     order = (self.order if name == 'query' else self.kv_order)(attention)
     return kernel[:, order]
 
   def _convert_shared(self, attention, projection, rows):
     """Folds rows of a key or value kernel, [rows, K * H], into fewer heads."""
     K, H = self._config.num_kv_heads, self._config.head_dim
-    rows_DKH = rows.reshape(len(rows), K, H)
+    check_finite(rows, f'{attention}/{projection}/kernel', self._where)
+    rows_DKH = rows.reshape(len(rows), K, H).astype(np.float32, copy=False)
     rows_DKH = rows_DKH[:, self.kv_order(attention)]
     if self._method in pooling.METHODS:
       pool = pooling.METHODS[self._method]
@@ -256,6 +268,7 @@ class Conversion:
     return np.repeat(x_KHH.astype(np.float32), group_size, axis=0)
 
   def _draw(self, name, kernel):
+    check_finite(kernel, name, self._where)
     kernel_DKH = jnp.asarray(kernel).reshape(
       kernel.shape[0], self._config.num_kv_heads, self._config.head_dim
     )

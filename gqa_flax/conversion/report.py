@@ -120,10 +120,12 @@ def table(record: Mapping[str, Any]) -> str:
     for row in rows
   ]
   heads = record['num_kv_heads']
-  lines.append(
-    f'{heads["from"]} -> {heads["to"]} key/value heads by '
-    f'{record["method"]}; optimizer state: {record["optimizer_state"]}'
-  )
+  change = f'{heads["from"]} key/value heads as before'
+  if heads['from'] != heads['to']:
+    change = (
+      f'{heads["from"]} -> {heads["to"]} key/value heads by {record["method"]}'
+    )
+  lines.append(f'{change}; optimizer state: {record["optimizer_state"]}')
   if record['kept']:
     for kind in ('key', 'value'):
       kept = [layer[kind] for layer in record['kept'].values()]

@@ -141,7 +141,9 @@ class _Statistics:
     means = list(self._means)
     changed = rule(means[axis])
     # v = a b^T / mean(b): the other side's mean changes with this one's.
-    means[1 - axis] = means[1 - axis] * (changed.mean() / means[axis].mean())
+    before = means[axis].mean()
+    grown = changed.mean() / before if before else 1.0
+    means[1 - axis] = means[1 - axis] * grown
     means[axis] = changed
     return _Statistics(means=means)
 
@@ -151,7 +153,7 @@ class _Statistics:
       whole = self._whole
       if whole is None:
         rows, columns = self._means
-        whole = np.outer(rows, columns) / rows.mean()
+        whole = np.outer(rows, columns) / (rows.mean() or 1.0)
       return whole.astype(np.float32)
     means = self._means
     if means is None:

@@ -2,7 +2,7 @@
 
 Conversion by `aligned` and `subspace` asks how much a change of the keys,
 queries or values matters. That depends on what is projected to them. Of every
-input x [D] of such a projection three sums are kept, over the real tokens of a
+input x [D] of such a projection two means are kept, over the real tokens of a
 calibration text:
 
   second   E[x^T x]                 [D, D]
@@ -20,6 +20,7 @@ The softmax ignores what all keys of a row share, so keys are compared by
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -56,11 +57,13 @@ class Statistics:
     moments: by name.
     tokens: real target tokens that were seen.
     source: the task or text, for the records.
+    model: tells the checkpoint they are of from others; see `fingerprint`.
   """
 
   moments: Mapping[str, Moments]
   tokens: int
   source: str = ''
+  model: str = ''
 
   def of(self, attention: str) -> tuple[Moments, Moments]:
     """Returns the moments of an attention's queries, and of its keys/values.
@@ -119,6 +122,7 @@ def collect(
   config = dataclasses.replace(config, dtype='float32', dropout_rate=0.0)
   model = Transformer(config)
   mesh = partitioning.data_parallel_mesh()
+  model_name = fingerprint(params['encoder']['encoder_norm']['scale'])
   params = jax.device_put(params, partitioning.replicated(mesh))
   step = jax.jit(_add_moments, static_argnums=0, donate_argnums=3)
   sums, tokens = None, 0
@@ -146,7 +150,13 @@ def collect(
         'earlier one.'
       )
     moments[name] = Moments(second / count, (second - between) / count)
-  return Statistics(moments, tokens, source)
+  return Statistics(moments, tokens, source, model_name)
+
+
+def fingerprint(scale_D) -> str:
+  """Returns a name for a checkpoint: a hash of its encoder's last norm."""
+  scale_D = np.ascontiguousarray(scale_D, np.float32)
+  return hashlib.sha256(scale_D.data).hexdigest()[:16]
 
 
 def _add_moments(model, params, batch, sums):
@@ -195,7 +205,13 @@ def save(path, statistics: Statistics):
   """Writes statistics to one .npz file, by a rename."""
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  about = json.dumps({'tokens': statistics.tokens, 'source': statistics.source})
+  about = json.dumps(
+    {
+      'tokens': statistics.tokens,
+      'source': statistics.source,
+      'model': statistics.model,
+    }
+  )
   arrays = {
     f'{name}/{field}': getattr(moments, field)
     for name, moments in statistics.moments.items()
