@@ -75,6 +75,10 @@ def _interval(draws) -> tuple[float, float]:
   return float(low), float(high)
 
 
+def _heads(number: int) -> str:
+  return '1 head' if number == 1 else f'{number} heads'
+
+
 def label(method, calibration, seed=0) -> str:
   """Returns how a conversion is called in tables and plots."""
   name = method if calibration is None else f'{method}, {calibration} text'
@@ -173,7 +177,7 @@ def _verdict(table: Table) -> str:
       share = table.closed(('subspace', 'broad', heads, 0), kind)[0]
       target = TARGETS[kind]
       lines.append(
-        f'- {kind}, {heads} heads: mean < first < random '
+        f'- {kind}, {_heads(heads)}: mean < first < random '
         f'{"holds" if held else "does not hold"}; subspace wins back '
         f'{share:.0%} (target {target:.0%}: '
         f'{"met" if share >= target else "not met"}).'
@@ -214,7 +218,7 @@ def _uptraining(curves):
     ]
     words = ', '.join('not' if x is None else f'{x:.0f}' for x in reached)
     yield (
-      f"- {heads} heads, {name}: steps until mean's final loss is reached, "
+      f"- {_heads(heads)}, {name}: steps until mean's final loss is reached, "
       f'seed by seed: {words}.'
     )
 
