@@ -10,21 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from gqa_flax.checkpoints.arrays import LazyArray
+from gqa_flax.checkpoints.arrays import LazyArray, listed
 
 # As Orbax stores the state of `training.optimizer.adafactor()`: a chain whose
 # first element is optax's FactoredState and whose others hold nothing.
 COUNT = '0/count'
 EMPTY = ('1', '2', '3')
-_KINDS = ('v_row', 'v_col', 'v')
-_SHOWN = 8
+SLOTS = ('v_row', 'v_col', 'v')
 
 
 def is_adafactor(names: Iterable[str], params: Iterable[str]) -> bool:
   """Whether an optimizer's stored names are those of Adafactor's state."""
   return set(names) == {
     COUNT,
-    *(f'0/{kind}/{param}' for kind in _KINDS for param in params),
+    *(f'0/{kind}/{param}' for kind in SLOTS for param in params),
   }
 
 
@@ -56,7 +55,7 @@ def without_placeholders(slots: Mapping[str, Any]) -> dict[str, Any]:
     param, _, kind = name.rpartition('/')
     row = slots.get(f'{param}/v_row')
     factored = row is not None and tuple(row.shape) != (1,)
-    if kind in _KINDS and (kind != 'v') == factored:
+    if kind in SLOTS and (kind != 'v') == factored:
       kept[name] = array
   return kept
 
@@ -74,7 +73,7 @@ def check_slots(slots: Mapping[str, Any], shapes: Mapping[str, Any], where):
   for param, shape in shapes.items() if slots else ():
     row, col, v = (
       None if x is None else tuple(x.shape)
-      for x in (found.pop(f'{param}/{kind}', None) for kind in _KINDS)
+      for x in (found.pop(f'{param}/{kind}', None) for kind in SLOTS)
     )
     if v is not None:
       fits = v == tuple(shape) and row is None and col is None
@@ -94,11 +93,9 @@ def check_slots(slots: Mapping[str, Any], shapes: Mapping[str, Any], where):
       )
   problems.extend(f'{name} belongs to no parameter' for name in found)
   if problems:
-    more = len(problems) - _SHOWN
-    tail = f'; and {more} more' if more > 0 else ''
     raise ValueError(
       f"Adafactor's statistics in {where} do not fit its parameters: "
-      f'{"; ".join(problems[:_SHOWN])}{tail}. Give a checkpoint whose '
+      f'{listed(problems)}. Give a checkpoint whose '
       'arrays agree.'
     )
 
@@ -128,6 +125,6 @@ def state_arrays(
   placeholder = LazyArray.of(np.zeros(1, np.float32))
   return {
     f'0/{kind}/{param}': slots.get(f'{param}/{kind}', placeholder)
-    for kind in _KINDS
+    for kind in SLOTS
     for param in params
   }

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from gqa_flax.checkpoints.arrays import listed
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
-
-_SHOWN = 8
 
 
 def infer_config(
@@ -104,12 +103,9 @@ def check_shapes(shapes, config: T5Config, where):
     ),
   ]
   if problems:
-    more = len(problems) - _SHOWN
-    shown = '; '.join(problems[:_SHOWN])
     raise ValueError(
-      f'{where} is not a whole T5 checkpoint of {_summary(config)}: {shown}'
-      f'{f"; and {more} more" if more > 0 else ""}. Give a checkpoint whose '
-      'arrays agree.'
+      f'{where} is not a whole T5 checkpoint of {_summary(config)}: '
+      f'{listed(problems)}. Give a checkpoint whose arrays agree.'
     )
 
 

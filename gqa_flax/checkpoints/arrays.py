@@ -1,7 +1,7 @@
 """Arrays on disk that are read when they are asked for, some rows at a time."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from gqa_flax.config import T5Config
 # Rows are read together up to this many bytes, which is what T5X's own chunks
 # hold at most.
 SLAB_BYTES = 64 * 2**20
+_SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,41 @@ class StoredCheckpoint:
   slots: Mapping[str, LazyArray] | None = None
   count: int = 0
   skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def check_finite(rows: np.ndarray, name: str, where, start: int | None = None):
+  """Raises ValueError if not all values of some rows are numbers.
+
+  Args:
+    rows: of a parameter.
+    name: of the parameter.
+    where: the checkpoint's path.
+    start: the first of the rows, if known.
+  """
+  # A sum is finite if all are, or else the rows have to be looked at.
+  if np.isfinite(rows.sum(dtype=np.float64)):
+    return
+  finite = np.isfinite(rows.astype(np.float32))
+  if not finite.all():
+    place = (
+      '' if start is None else f' in rows {start} to {start + len(rows) - 1}'
+    )
+    bad = int(rows.size - finite.sum())
+    raise ValueError(
+      f'{name} of {where} has {bad} value(s) that are NaN or infinite{place}; '
+      'the checkpoint is damaged: give an earlier one.'
+    )
+
+
+def listed(problems: Sequence[str]) -> str:
+  """Returns the first problems for an error's one sentence, and how many more.
+
+  Args:
+    problems: at least one.
+  """
+  more = len(problems) - _SHOWN
+  tail = f'; and {more} more' if more > 0 else ''
+  return '; '.join(problems[:_SHOWN]) + tail
 
 
 def kvstore(path) -> dict[str, Any]:

@@ -17,10 +17,9 @@ import tensorstore as ts
 from etils import epath
 
 from gqa_flax.checkpoints import zarr
-from gqa_flax.checkpoints.arrays import LazyArray, kvstore
+from gqa_flax.checkpoints.arrays import LazyArray, kvstore, listed
 
 _METADATA = '_METADATA'
-_SHOWN = 8
 _ARRAY_FILES = ('.zarray', '.zattrs', 'zarr.json')
 # What Orbax (0.12) gives TensorStore: small values and the tree's root stand
 # in one node, and nobody else writes to the database.
@@ -98,11 +97,9 @@ def open_item(path) -> dict[str, Any]:
     if found < wanted and not sparse:
       problems.append(f'{name} ({wanted - found} of {wanted} chunks)')
   if problems:
-    more = len(problems) - _SHOWN
-    tail = f'; and {more} more' if more > 0 else ''
     raise ValueError(
       f'{path} lacks {len(problems)} of {len(names)} arrays, or parts of them: '
-      f'{"; ".join(problems[:_SHOWN])}{tail}. The checkpoint is incomplete: '
+      f'{listed(problems)}. The checkpoint is incomplete: '
       'copy or download it again.'
     )
   return stores

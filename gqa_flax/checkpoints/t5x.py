@@ -26,9 +26,7 @@ from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
 
 INDEX = 'checkpoint'
 
-SLOTS = ('v_row', 'v_col', 'v')
 PLACEHOLDER = (1,)
-_SHOWN = 8
 
 
 def open_legacy(path) -> StoredCheckpoint:
@@ -226,15 +224,14 @@ def _why_skip(name, leaf, shapes, plain) -> str | None:
     return 'a statistic of layers together or heads apart, which we cannot use'
   if slot == 'm':
     return 'momentum, of which there is none in pre-training T5.1.1'
-  if slot not in SLOTS or param not in shapes:
+  if slot not in adafactor_state.SLOTS or param not in shapes:
     return 'neither a parameter nor a statistic of Adafactor'
   return None
 
 
 def _check(problems, folder):
   if problems:
-    more = len(problems) - _SHOWN
     raise ValueError(
-      f'{folder} is not a whole checkpoint: {"; ".join(problems[:_SHOWN])}'
-      f'{f"; and {more} more" if more > 0 else ""}. Copy or download it again.'
+      f'{folder} is not a whole checkpoint: {arrays.listed(problems)}. Copy or '
+      'download it again.'
     )

@@ -52,7 +52,7 @@ def write_legacy(
   zarr.write_arrays({**params, **slots}, create, on_slab)
   states: dict[str, Any] = {}
   for name in params:
-    for slot in ('m', *t5x.SLOTS):
+    for slot in ('m', *adafactor_state.SLOTS):
       leaf = specs.get(f'{name}/{slot}')
       if leaf is None:
         leaf = np.zeros(t5x.PLACEHOLDER, np.float32)
@@ -83,7 +83,7 @@ def complete_slots(
   """
   complete = {}
   for name, param in params.items():
-    if not any(f'{name}/{slot}' in slots for slot in t5x.SLOTS):
+    if not any(f'{name}/{slot}' in slots for slot in adafactor_state.SLOTS):
       for slot, shape in adafactor_state.slot_shapes(param.shape).items():
         complete[f'{name}/{slot}'] = _zeros(shape)
   complete.update(slots)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gqa_flax.checkpoints.arrays import LazyArray
+from gqa_flax.checkpoints.arrays import LazyArray, check_finite
 from gqa_flax.config import T5Config
 from gqa_flax.conversion import alignment, grouping
 from gqa_flax.conversion.statistics import Statistics
@@ -34,18 +34,6 @@ def read_heads(
   kernel = params[name].read()
   check_finite(kernel, name, where)
   return kernel.reshape(len(kernel), -1, head_dim)
-
-
-def check_finite(rows: np.ndarray, name: str, where: str):
-  """Raises ValueError if not all of some rows of a parameter are numbers."""
-  # A sum is finite if all are, or else the rows have to be looked at.
-  if not np.isfinite(rows.sum(dtype=np.float64)):
-    finite = np.isfinite(rows.astype(np.float32))
-    if not finite.all():
-      raise ValueError(
-        f'{name} of {where} has {int(rows.size - finite.sum())} value(s) that '
-        'are NaN or infinite; the checkpoint is damaged: give an earlier one.'
-      )
 
 
 class HeadOrders:

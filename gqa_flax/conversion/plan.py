@@ -8,14 +8,13 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from gqa_flax.checkpoints.arrays import LazyArray
+from gqa_flax.checkpoints.arrays import LazyArray, check_finite
 from gqa_flax.config import T5Config, divisors
 from gqa_flax.conversion import alignment, pooling
 from gqa_flax.conversion.orders import (
   ATTENTIONS,
   SELF,
   HeadOrders,
-  check_finite,
   read_heads,
 )
 from gqa_flax.conversion.statistics import Statistics

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gqa_flax.checkpoints.arrays import StoredCheckpoint
+from gqa_flax.checkpoints.arrays import StoredCheckpoint, check_finite
 from gqa_flax.conversion.plan import Conversion
 
 
@@ -29,16 +29,7 @@ class Audit:
     Raises:
       ValueError: if one of them is NaN or infinite.
     """
-    # A sum is finite if all are, or else the rows have to be looked at.
-    if not np.isfinite(rows.sum(dtype=np.float64)):
-      finite = np.isfinite(rows.astype(np.float32))
-      if not finite.all():
-        bad = int(rows.size - finite.sum())
-        raise ValueError(
-          f'{name} of {self._where} has {bad} value(s) that are NaN or '
-          f'infinite in rows {start} to {start + len(rows) - 1}; the '
-          'checkpoint is damaged: give an earlier one.'
-        )
+    check_finite(rows, name, self._where, start)
     with self._lock:
       digest = self._hashes.setdefault(name, hashlib.sha256())
     digest.update(np.ascontiguousarray(rows).data)

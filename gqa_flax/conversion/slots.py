@@ -25,7 +25,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gqa_flax.checkpoints.adafactor_state import slot_shapes
+from gqa_flax.checkpoints.adafactor_state import SLOTS, slot_shapes
 from gqa_flax.checkpoints.arrays import LazyArray
 from gqa_flax.conversion.orders import SELF
 from gqa_flax.conversion.plan import Conversion, projection_of
@@ -47,7 +47,7 @@ def carry(
   for name, shape in shapes.items():
     own = {
       kind: slots[f'{name}/{kind}']
-      for kind in ('v_row', 'v_col', 'v')
+      for kind in SLOTS
       if f'{name}/{kind}' in slots
     }
     if conversion.action(name) != 'copied':
