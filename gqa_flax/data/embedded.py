@@ -17,10 +17,11 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 
 import sentencepiece
 import seqio
+
+from gqa_flax.data import user_cache
 
 SPLITS = ('train', 'validation', 'test')
 EXTRA_IDS = 100
@@ -73,9 +74,8 @@ def vocabulary(
 
   Args:
     size: the number of pieces; 100 sentinels come on top.
-    cache_dir: where the model is kept; by default $XDG_CACHE_HOME/gqa_flax or
-      ~/.cache/gqa_flax. The file's name is a hash of the corpus and the
-      settings.
+    cache_dir: where the model is kept; see `user_cache.folder`. The file's
+      name is a hash of the corpus and the settings.
 
   Returns:
     A vocabulary of size + 100 ids, `<extra_id_0>` the last.
@@ -107,9 +107,9 @@ def vocabulary(
     seed_sentencepiece_size=100_000,
   )
   key = hashlib.sha256(json.dumps([settings, lines]).encode()).hexdigest()[:16]
-  path = _cache_dir(cache_dir) / f'wikipedia_{size}_{key}.model'
+  path = user_cache.folder(cache_dir) / f'wikipedia_{size}_{key}.model'
   if not path.exists():
-    _write_whole(path, _train(lines, settings))
+    user_cache.write_whole(path, _train(lines, settings))
   return seqio.SentencePieceVocabulary(str(path), extra_ids=EXTRA_IDS)
 
 
@@ -128,27 +128,6 @@ def _train(lines: list[str], settings: dict) -> bytes:
       f'embedded corpus: choose between 100 and 40000 ({error}).'
     ) from None
   return model.getvalue()
-
-
-def _cache_dir(cache_dir: str | os.PathLike | None) -> pathlib.Path:
-  if cache_dir is not None:
-    return pathlib.Path(cache_dir)
-  root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(root) / 'gqa_flax'
-
-
-def _write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file that is there whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Its own name each time, for several processes may train at once.
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-  try:
-    with os.fdopen(handle, 'wb') as file:
-      file.write(content)
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
 
 
 @functools.cache

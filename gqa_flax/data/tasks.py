@@ -6,87 +6,17 @@ the vocabulary at hand. Tasks and mixtures that users register with seqio
 themselves are found as well.
 """
 
-import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
-import tensorflow as tf
 
-from gqa_flax.data import embedded
+from gqa_flax.data import embedded, paper_tasks
+from gqa_flax.data.sources import TaskSpec, TextSource
 from gqa_flax.data.span_corruption import span_corruption
-
-Preprocessor = Callable[..., tf.data.Dataset]
 
 
 class UnknownTaskError(ValueError):
   """There is no task of this name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskSpec:
-  """What makes a task, but for the vocabulary.
-
-  Attributes:
-    source: makes the seqio source of the raw examples; it is called late, for
-      a source may need data that is not on disk.
-    preprocessors: seqio preprocessors from raw examples to 'inputs' and
-      'targets' of token ids.
-    metric: 'rouge', 'bleu', 'trivia_qa', or None where the loss is all.
-  """
-
-  source: Callable[[], seqio.DataSource]
-  preprocessors: Sequence[Preprocessor]
-  metric: str | None
-
-
-class TextSource(seqio.DataSource):
-  """A seqio source of texts held in memory.
-
-  seqio's FunctionDataSource would do, but it can neither shard nor shuffle at
-  the source, and says so in a warning on every run.
-  """
-
-  def __init__(
-    self,
-    rows: Callable[[str], Mapping[str, Sequence[str]]],
-    splits: Sequence[str],
-  ):
-    """Makes the source.
-
-    Args:
-      rows: from the name of a split to its columns, all of one length.
-      splits: the names of the splits.
-    """
-    super().__init__(splits=splits)
-    self._rows = rows
-
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return True
-
-  def list_shards(self, split: str) -> Sequence[str]:
-    return [split]
-
-  def get_dataset(
-    self, split='train', shuffle=True, seed=None, shard_info=None, **unused
-  ) -> tf.data.Dataset:
-    """Returns a dataset of scalar strings; see seqio.DataSource."""
-    columns = {
-      name: tf.constant(column, tf.string)
-      for name, column in self._rows(split).items()
-    }
-    num_rows = len(next(iter(columns.values())))
-    # Row numbers are shuffled, not rows: the whole split can be, and a saved
-    # iterator stays small.
-    dataset = tf.data.Dataset.range(num_rows)
-    if shard_info is not None:
-      dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-    if shuffle and num_rows:
-      dataset = dataset.shuffle(num_rows, seed=seed)
-    return dataset.map(
-      lambda row: {name: column[row] for name, column in columns.items()}
-    )
 
 
 def _extracts(split: str) -> dict[str, list[str]]:
@@ -119,11 +49,24 @@ TASKS: dict[str, TaskSpec] = {
     ),
     metric='rouge',
   ),
+  'cnn_dailymail': paper_tasks.cnn_dailymail(),
+  'arxiv': paper_tasks.arxiv(),
+  'pubmed': paper_tasks.pubmed(),
+  'media_sum': paper_tasks.media_sum(),
+  'multi_news': paper_tasks.multi_news(),
+  'wmt14_en_de': paper_tasks.wmt14_en_de(),
+  'trivia_qa': paper_tasks.trivia_qa(),
+  'c4_span_corruption': paper_tasks.c4_span_corruption(),
 }
+
+# Of the tasks that `get_task` has registered.
+_metrics: dict[str, str | None] = {}
 
 
 def get_task(
-  name: str, vocabulary: seqio.Vocabulary | None = None
+  name: str,
+  vocabulary: seqio.Vocabulary | None = None,
+  spec: TaskSpec | None = None,
 ) -> seqio.Task | seqio.Mixture:
   """Returns a task, or a mixture of tasks, by name.
 
@@ -131,19 +74,21 @@ def get_task(
   place of what an earlier call registered; those returned before keep theirs.
 
   Args:
-    name: a name in `TASKS` or in seqio's registries.
+    name: a name in `TASKS` or in seqio's registries, or any with a `spec`.
     vocabulary: of inputs and targets. Tasks registered with seqio bring their
       own; it is compared if given.
+    spec: what makes the task, in place of its row in `TASKS`.
 
   Raises:
     UnknownTaskError: there is no such task.
     ValueError: a task of `TASKS` got no vocabulary, or a registered one has
       another.
   """
-  if name in TASKS:
+  spec = spec or TASKS.get(name)
+  if spec is not None:
     if vocabulary is None:
       raise ValueError(f'Task {name!r} needs a vocabulary: none was given.')
-    return _register(name, TASKS[name], vocabulary)
+    return _register(name, spec, vocabulary)
   registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
   for registry in registries:
     if name in registry.names():
@@ -164,15 +109,16 @@ def get_task(
 def metric_name(name: str) -> str | None:
   """Returns the metric of a task: 'rouge', 'bleu', 'trivia_qa' or None.
 
-  Tasks that are not in `TASKS` have None.
+  Tasks that `get_task` did not make have None.
   """
-  return TASKS[name].metric if name in TASKS else None
+  return _metrics.get(name)
 
 
 def _register(
   name: str, spec: TaskSpec, vocabulary: seqio.Vocabulary
 ) -> seqio.Task:
   seqio.TaskRegistry.remove(name)
+  _metrics[name] = spec.metric
   return seqio.TaskRegistry.add(
     name,
     source=spec.source(),

@@ -1,0 +1,264 @@
+"""The paper's seven tasks and C4: from TFDS's fields to the model's text.
+
+Each function makes a `TaskSpec`; its arguments are the choices that the work
+around T5.1.1 left open, with the default that it took. Gin files bind them:
+gin_configs/tasks/ has a file for every task. Published sizes are in
+`catalogue`.
+
+The texts are T5's: a prefix that names the task, then the document ("summarize:
+...", "translate English to German: ..."), in the case and with the new lines
+that the data set has; T5's vocabulary reads a new line as a space. Spaces at
+both ends are stripped (arXiv's abstracts begin with one).
+"""
+
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from gqa_flax.data.sources import Preprocessor, TaskSpec, TfdsSource
+from gqa_flax.data.span_corruption import span_corruption
+
+_SPLITS = {name: name for name in ('train', 'validation', 'test')}
+
+
+def cnn_dailymail(
+  tfds_name: str = 'cnn_dailymail:3.4.0', prefix: str = 'summarize: '
+) -> TaskSpec:
+  """CNN/DailyMail: a news article to its highlights, a line each."""
+  return _summarization(
+    'cnn_dailymail', tfds_name, prefix, 'article', 'highlights'
+  )
+
+
+def arxiv(
+  tfds_name: str = 'scientific_papers/arxiv:1.1.1', prefix: str = 'summarize: '
+) -> TaskSpec:
+  """arXiv: the body of a paper to its abstract."""
+  return _summarization('arxiv', tfds_name, prefix, 'article', 'abstract')
+
+
+def pubmed(
+  tfds_name: str = 'scientific_papers/pubmed:1.1.1',
+  prefix: str = 'summarize: ',
+) -> TaskSpec:
+  """PubMed: the body of a paper to its abstract."""
+  return _summarization('pubmed', tfds_name, prefix, 'article', 'abstract')
+
+
+def multi_news(
+  tfds_name: str = 'multi_news:2.1.0',
+  prefix: str = 'summarize: ',
+  separator: str = '|||||',
+) -> TaskSpec:
+  """Multi-News: several articles on one event to one summary.
+
+  Args:
+    tfds_name: see `_from_tfds`.
+    prefix: before the articles.
+    separator: what stands between two articles, as in the data set by default.
+  """
+
+  def to_text(example):
+    document = tf.strings.regex_replace(
+      example['document'], r'\|\|\|\|\|', separator
+    )
+    return _texts(prefix, document, example['summary'])
+
+  return _from_tfds('multi_news', tfds_name, to_text, metric='rouge')
+
+
+def media_sum(
+  tfds_name: str = 'media_sum:1.0.0',
+  prefix: str = 'summarize: ',
+  speakers: bool = True,
+) -> TaskSpec:
+  """MediaSum: the transcript of an interview to its summary.
+
+  The transcript is 'speaker: utterance', joined by spaces. The split that TFDS
+  calls 'val' is our 'validation'.
+
+  Args:
+    tfds_name: see `_from_tfds`.
+    prefix: before the transcript.
+    speakers: whether the speaker is named before each utterance.
+  """
+
+  def to_text(example):
+    turns = example['utt']
+    if speakers:
+      turns = tf.strings.join([example['speaker'], turns], separator=': ')
+    transcript = tf.strings.reduce_join(turns, separator=' ')
+    return _texts(prefix, transcript, example['summary'])
+
+  splits = {'train': 'train', 'validation': 'val', 'test': 'test'}
+  return _from_tfds(
+    'media_sum', tfds_name, to_text, metric='rouge', splits=splits
+  )
+
+
+def wmt14_en_de(
+  tfds_name: str = 'wmt14_translate/de-en:1.0.0',
+  prefix: str = 'translate English to German: ',
+) -> TaskSpec:
+  """WMT14 English to German; validation is newstest2013, test newstest2014.
+
+  Args:
+    tfds_name: see `_from_tfds`. T5's own runs had
+      'wmt_t2t_translate/de-en:1.0.0', which filters the training pairs.
+    prefix: before the English sentence.
+  """
+
+  def to_text(example):
+    return _texts(prefix, example['en'], example['de'])
+
+  return _from_tfds('wmt14_en_de', tfds_name, to_text, metric='bleu')
+
+
+def trivia_qa(
+  tfds_name: str = 'trivia_qa/rc:1.1.0',
+  evidence: str = 'wikipedia',
+  lowercase: bool = True,
+  drop_without_evidence: bool = False,
+) -> TaskSpec:
+  """TriviaQA: 'question: ... context: ...' to the answer, with the evidence.
+
+  The context is what was found for the question, page after page as 'title
+  text'; what does not fit is cut at its end. The target is the answer's value;
+  predictions are scored against all its aliases (feature 'answers'). The test
+  split is left out, for its answers were never published.
+
+  Args:
+    tfds_name: see `_from_tfds`.
+    evidence: 'wikipedia' (the entity pages), 'search' (the search results), or
+      'both', Wikipedia first.
+    lowercase: whether inputs and targets are lower-cased.
+    drop_without_evidence: whether questions for which there is no evidence are
+      left out; else their context is empty.
+
+  Raises:
+    ValueError: there is no such evidence.
+  """
+  fields = {
+    'wikipedia': (('entity_pages', 'wiki_context'),),
+    'search': (('search_results', 'search_context'),),
+  }
+  fields['both'] = fields['wikipedia'] + fields['search']
+  if evidence not in fields:
+    raise ValueError(
+      f'trivia_qa.evidence is {evidence!r}; give one of {", ".join(fields)}.'
+    )
+
+  def pages(example):
+    """Returns [num_pages] strings, of the pages whose text is there."""
+    found = []
+    for pages_name, text_name in fields[evidence]:
+      titles = example[pages_name]['title']
+      texts = example[pages_name][text_name]
+      joined = tf.strings.join([titles, texts], separator=' ')
+      found.append(tf.boolean_mask(joined, tf.strings.length(texts) > 0))
+    return tf.concat(found, axis=0)
+
+  def to_text(example):
+    context = tf.strings.reduce_join(pages(example), separator=' ')
+    inputs = tf.strings.join([example['question'], ' context: ', context])
+    texts = _texts('question: ', inputs, example['answer']['value'])
+    if lowercase:
+      texts = {
+        name: tf.strings.lower(text, encoding='utf-8')
+        for name, text in texts.items()
+      }
+    # The value is an alias, too, but for a few questions.
+    answers = tf.concat(
+      [[example['answer']['value']], example['answer']['aliases']], axis=0
+    )
+    return {**texts, 'answers': tf.unique(answers).y}
+
+  def filter_evidence(dataset):
+    return dataset.filter(lambda example: tf.size(pages(example)) > 0)
+
+  return _from_tfds(
+    'trivia_qa',
+    tfds_name,
+    to_text,
+    metric='trivia_qa',
+    splits={name: name for name in ('train', 'validation')},
+    before=(filter_evidence,) if drop_without_evidence else (),
+  )
+
+
+def c4_span_corruption(tfds_name: str = 'c4/en:3.1.0') -> TaskSpec:
+  """Span corruption of C4, T5.1.1's pre-training.
+
+  Args:
+    tfds_name: see `_from_tfds`. T5's own runs had 'c4/en:2.2.0'.
+  """
+
+  def to_text(example):
+    return {'targets': example['text']}
+
+  return _from_tfds(
+    'c4_span_corruption',
+    tfds_name,
+    to_text,
+    metric=None,
+    splits={name: name for name in ('train', 'validation')},
+    after=(span_corruption,),
+  )
+
+
+def _summarization(
+  task_name: str, tfds_name: str, prefix: str, document: str, summary: str
+) -> TaskSpec:
+  """Returns a task from the field `document` to the field `summary`."""
+
+  def to_text(example):
+    return _texts(prefix, example[document], example[summary])
+
+  return _from_tfds(task_name, tfds_name, to_text, metric='rouge')
+
+
+def _from_tfds(
+  task_name: str,
+  tfds_name: str,
+  to_text: Callable,
+  *,
+  metric: str | None,
+  splits: Mapping[str, str] = _SPLITS,
+  before: tuple[Preprocessor, ...] = (),
+  after: tuple[Preprocessor, ...] = (),
+) -> TaskSpec:
+  """Returns a task on a data set of TFDS.
+
+  Args:
+    task_name: its name, for errors.
+    tfds_name: the data set: builder, configuration and version.
+    to_text: from TFDS's example to the strings 'inputs' and 'targets'.
+    metric: see `TaskSpec`.
+    splits: from our names of the splits to TFDS's.
+    before: preprocessors before `to_text`.
+    after: preprocessors of token ids, behind what may be cached.
+  """
+
+  def map_to_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return dataset.map(to_text, num_parallel_calls=tf.data.AUTOTUNE)
+
+  return TaskSpec(
+    source=lambda: TfdsSource(tfds_name, task_name, splits),
+    preprocessors=(
+      *before,
+      map_to_text,
+      seqio.preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
+      *after,
+      seqio.preprocessors.append_eos_after_trim,
+    ),
+    metric=metric,
+  )
+
+
+def _texts(prefix: str, inputs: tf.Tensor, targets: tf.Tensor) -> dict:
+  return {
+    'inputs': tf.strings.join([prefix, tf.strings.strip(inputs)]),
+    'targets': tf.strings.strip(targets),
+  }

@@ -1,0 +1,71 @@
+"""SentencePiece vocabularies: T5's own by default.
+
+T5.1.1's public checkpoints were all trained with one vocabulary of 32,000
+pieces and 100 sentinels, which is not part of this repository: it is fetched
+from the T5 authors' bucket when it is first asked for, or read from a file.
+"""
+
+import hashlib
+import os
+import urllib.request
+
+import seqio
+from etils import epath
+
+from gqa_flax.data import user_cache
+
+T5_URL = (
+  'https://storage.googleapis.com/t5-data/vocabs/cc_all.32000.100extra/'
+  'sentencepiece.model'
+)
+T5_SHA256 = 'd60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86'
+EXTRA_IDS = 100
+
+
+def sentencepiece(
+  file: str | None = None,
+  extra_ids: int = EXTRA_IDS,
+  cache_dir: str | os.PathLike | None = None,
+) -> seqio.SentencePieceVocabulary:
+  """Returns a vocabulary from a SentencePiece model.
+
+  Args:
+    file: a local path or one in a bucket, such as
+      'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'; None is
+      T5's own, fetched once.
+    extra_ids: the sentinels of span corruption, on top of the pieces.
+    cache_dir: where T5's is kept; see `user_cache.folder`.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ConnectionError: T5's vocabulary could not be fetched.
+  """
+  if file is None:
+    path = user_cache.folder(cache_dir) / f't5_{T5_SHA256[:16]}.model'
+    if not path.exists():
+      user_cache.write_whole(path, _fetch())
+    file = str(path)
+  elif not epath.Path(file).exists():
+    raise FileNotFoundError(
+      f'There is no SentencePiece model {file}; check VOCABULARY_FILE, or '
+      "leave it None for T5's own."
+    )
+  return seqio.SentencePieceVocabulary(file, extra_ids=extra_ids)
+
+
+def _fetch() -> bytes:
+  try:
+    with urllib.request.urlopen(T5_URL, timeout=10) as response:
+      content = response.read()
+  except OSError as error:
+    raise ConnectionError(
+      f"T5's vocabulary could not be fetched from {T5_URL} "
+      f'({getattr(error, "reason", error)}); copy it here by other means, and '
+      'give its path as VOCABULARY_FILE.'
+    ) from None
+  if hashlib.sha256(content).hexdigest() != T5_SHA256:
+    raise ConnectionError(
+      f"What came from {T5_URL} is not T5's vocabulary ({len(content)} bytes); "
+      'is there a proxy between? Give the path of a copy as VOCABULARY_FILE.'
+    )
+  return content
