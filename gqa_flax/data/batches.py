@@ -15,7 +15,7 @@ count from 1; padding is 0 in all.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import seqio
@@ -66,7 +66,7 @@ def train_batches(
       short for the task.
   """
   examples = _dataset(
-    task,
+    _tokens_alone(task),
     split,
     sequence_length,
     seed=seed,
@@ -153,15 +153,62 @@ def examples(
   Returns:
     For each example all that the task keeps: 'inputs' ([<= inputs_length]
     int32), 'targets', and the texts as bytes, 'inputs_pretokenized' and
-    'targets_pretokenized', where the task tokenizes texts.
+    'targets_pretokenized', where the task tokenizes texts; and
+    'uncut_inputs_length', how many tokens the inputs had before they were cut,
+    EOS included.
 
   Raises:
     ValueError: as `train_batches`.
   """
   dataset = _dataset(
     task, split, {'inputs': inputs_length}, num_examples=num_examples
+  ).with_options(_options())
+  feature = task.output_features['inputs']
+  return [
+    {
+      **example,
+      'uncut_inputs_length': _uncut_length(
+        example, 'inputs', feature, inputs_length
+      ),
+    }
+    for example in dataset.as_numpy_iterator()
+  ]
+
+
+def example(
+  task: TaskOrMixture,
+  split: str,
+  sequence_length: Mapping[str, int],
+  index: int = 0,
+) -> dict[str, Any]:
+  """Returns one example of a split, to look at.
+
+  Args:
+    task: from `tasks.get_task`.
+    split: which split to read.
+    sequence_length: {'inputs': S, 'targets': T}, EOS included.
+    index: which one, in the split's own order.
+
+  Returns:
+    What the task keeps, 'inputs' and 'targets' cut; and 'uncut_inputs_length'
+    and 'uncut_targets_length', how many tokens there were before.
+
+  Raises:
+    ValueError: as `train_batches`, or the split has no example of this index.
+  """
+  rest = _dataset(task, split, sequence_length).skip(index)
+  for found in rest.take(1).as_numpy_iterator():
+    uncut = {
+      f'uncut_{name}_length': _uncut_length(
+        found, name, task.output_features[name], sequence_length[name]
+      )
+      for name in ('inputs', 'targets')
+    }
+    return {**found, **uncut}
+  raise ValueError(
+    f'The split {split!r} of task {task.name!r} has no example {index}; they '
+    'are counted from 0.'
   )
-  return list(dataset.with_options(_options()).as_numpy_iterator())
 
 
 def generation_batches(
@@ -239,6 +286,41 @@ def _dataset(
       'use another split, or fewer shards than it has examples.'
     )
   return examples.take(-1 if num_examples is None else num_examples)
+
+
+def _uncut_length(
+  example: Mapping[str, np.ndarray],
+  name: str,
+  feature: seqio.Feature,
+  length: int,
+) -> int:
+  """Returns the number of tokens that a feature had before it was cut."""
+  tokens, text = example[name], example.get(f'{name}_pretokenized')
+  if len(tokens) < length or text is None:
+    return len(tokens)
+  # Tokenizing again, rather than reading without a limit: some preprocessors
+  # do more with the limit than to cut.
+  whole = feature.vocabulary.encode(text.decode())
+  kept = len(tokens) - feature.add_eos
+  if whole[:kept] != tokens[:kept].tolist():
+    return len(tokens)  # these are not the text's tokens: nothing is known
+  return len(whole) + feature.add_eos
+
+
+def _tokens_alone(task: TaskOrMixture) -> TaskOrMixture:
+  """Returns the task without its texts.
+
+  They would fill the shuffle buffer, and every saved position with it.
+  """
+  if isinstance(task, seqio.Mixture):
+    return task  # drops them itself
+
+  def drop_texts(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return dataset.map(
+      lambda example: {name: example[name] for name in task.output_features}
+    )
+
+  return task.replace(preprocessors=[*task.preprocessors, drop_texts])
 
 
 def _rows(

@@ -16,13 +16,15 @@ class DataSet:
     examples: from TFDS's name of a split to its published size.
     download_bytes: what `download_and_prepare` fetches, by TFDS's own lists of
       checksums; None where it fetches nothing or the crawl has no fixed size.
-    by_hand: what must be fetched by hand, and how.
+    manual_files: what must be fetched by hand,
+    by_hand: and how.
     beam: whether the builder needs Apache Beam.
   """
 
   tfds_name: str
   examples: Mapping[str, int]
   download_bytes: int | None = None
+  manual_files: tuple[str, ...] = ()
   by_hand: str = ''
   beam: bool = False
 
@@ -58,6 +60,7 @@ DATA_SETS: Mapping[str, DataSet] = {
   'media_sum': DataSet(
     'media_sum:1.0.0',
     {'train': 443_596, 'val': 10_000, 'test': 10_000},
+    manual_files=('news_dialogue.json', 'train_val_test_split.json'),
     by_hand=_MEDIA_SUM_BY_HAND,
     beam=True,
   ),

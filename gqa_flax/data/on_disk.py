@@ -21,34 +21,72 @@ class MissingDataError(FileNotFoundError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Split:
+  """A split as dataset_info.json describes it."""
+
+  name: str
+  num_examples: int
+  num_bytes: int
+  files: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class OnDisk:
   """A data set as it lies on disk.
 
   Attributes:
     tfds_name: builder, configuration and version.
     folder: where it is, or would be.
-    examples: from the name of a split to its size; empty if it is not there.
-    num_bytes: of the records of all splits.
+    splits: what it holds; empty if it is not there.
     missing_files: record files that dataset_info.json names and that are gone.
     other_versions: what there is of the same data set in other versions.
   """
 
   tfds_name: str
   folder: epath.Path
-  examples: Mapping[str, int]
-  num_bytes: int
+  splits: tuple[Split, ...]
   missing_files: tuple[str, ...]
   other_versions: tuple[str, ...]
 
   @property
+  def examples(self) -> dict[str, int]:
+    """From the name of a split to its size."""
+    return {split.name: split.num_examples for split in self.splits}
+
+  @property
+  def num_bytes(self) -> int:
+    """Of the records of all splits."""
+    return sum(split.num_bytes for split in self.splits)
+
+  @property
   def is_whole(self) -> bool:
-    return bool(self.examples) and not self.missing_files
+    """Whether every file is there."""
+    return bool(self.splits) and not self.missing_files
+
+  def damaged_splits(self) -> list[str]:
+    """Returns the splits whose files are not as large as their records.
+
+    Only for TFRecord, which adds 16 bytes of length and checksums to each.
+    """
+    damaged = []
+    for split in self.splits:
+      if not all('.tfrecord' in file for file in split.files):
+        continue
+      found = sum((self.folder / file).stat().length for file in split.files)
+      if found != split.num_bytes + 16 * split.num_examples:
+        damaged.append(split.name)
+    return damaged
 
 
 def data_dir(chosen: str | os.PathLike | None = None) -> epath.Path:
   """Returns where data sets lie: as chosen, else TFDS_DATA_DIR, else TFDS's."""
   default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return epath.Path(chosen or default).expanduser()
+
+
+def manual_dir(data_dir_: str | os.PathLike | None = None) -> epath.Path:
+  """Returns where TFDS looks for files that were fetched by hand."""
+  return data_dir(data_dir_) / 'downloads' / 'manual'
 
 
 def find(tfds_name: str, data_dir_: str | os.PathLike | None = None) -> OnDisk:
@@ -79,17 +117,14 @@ def find(tfds_name: str, data_dir_: str | os.PathLike | None = None) -> OnDisk:
       )
     )
   info_file = folder / 'dataset_info.json'
-  info = json.loads(info_file.read_text()) if info_file.exists() else {}
-  splits = info.get('splits', [])
-  present = {path.name for path in folder.iterdir()} if splits else set()
-  return OnDisk(
-    tfds_name,
-    folder,
-    {s['name']: sum(map(int, s['shardLengths'])) for s in splits},
-    sum(int(s['numBytes']) for s in splits),
-    tuple(f for s in splits for f in _files(info, s) if f not in present),
-    others,
-  )
+  splits: tuple[Split, ...] = ()
+  missing: tuple[str, ...] = ()
+  if info_file.exists():
+    splits = _splits(json.loads(info_file.read_text()))
+    present = {path.name for path in folder.iterdir()}
+    files = [file for split in splits for file in split.files]
+    missing = tuple(file for file in files if file not in present)
+  return OnDisk(tfds_name, folder, splits, missing, others)
 
 
 def require(
@@ -122,7 +157,8 @@ def require(
     raise MissingDataError(
       f'The data set {tfds_name} of task {task_name!r} lacks '
       f'{len(found.missing_files)} of its files in {found.folder}, such as '
-      f'{found.missing_files[0]}: remove that folder, and {remedy}.'
+      f'{found.missing_files[0]}: remove that folder, and write it anew with '
+      f'`gqa-flax data prepare {task_name}`.'
     )
   others = (
     f' (only version {", ".join(found.other_versions)} is there)'
@@ -132,6 +168,19 @@ def require(
   raise MissingDataError(
     f'The data set {tfds_name} of task {task_name!r} is not in {where}'
     f'{others}: {remedy}, or say with --tfds_data_dir where it is.'
+  )
+
+
+def _splits(info: Mapping) -> tuple[Split, ...]:
+  """Reads the splits of a dataset_info.json."""
+  return tuple(
+    Split(
+      split['name'],
+      sum(map(int, split['shardLengths'])),
+      int(split['numBytes']),
+      tuple(_files(info, split)),
+    )
+    for split in info['splits']
   )
 
 

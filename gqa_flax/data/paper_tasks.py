@@ -254,6 +254,7 @@ def _from_tfds(
       seqio.preprocessors.append_eos_after_trim,
     ),
     metric=metric,
+    name=task_name,
   )
 
 

@@ -21,11 +21,13 @@ class TaskSpec:
     preprocessors: seqio preprocessors from raw examples to 'inputs' and
       'targets' of token ids.
     metric: 'rouge', 'bleu', 'trivia_qa', or None where the loss is all.
+    name: the only name that the task may go by; None for any.
   """
 
   source: Callable[[], seqio.DataSource]
   preprocessors: Sequence[Preprocessor]
   metric: str | None
+  name: str | None = None
 
 
 class TextSource(seqio.DataSource):
@@ -37,13 +39,14 @@ class TextSource(seqio.DataSource):
 
   def __init__(
     self,
-    rows: Callable[[str], Mapping[str, Sequence[str]]],
+    rows: Callable[[str], Mapping[str, Sequence[str] | tf.Tensor]],
     splits: Sequence[str],
   ):
     """Makes the source.
 
     Args:
-      rows: from the name of a split to its columns, all of one length.
+      rows: from the name of a split to its columns, all of one length: texts,
+        or a tensor of them, ragged where each row has several.
       splits: the names of the splits.
     """
     super().__init__(splits=splits)
@@ -59,9 +62,9 @@ class TextSource(seqio.DataSource):
   def get_dataset(
     self, split='train', shuffle=True, seed=None, shard_info=None, **unused
   ) -> tf.data.Dataset:
-    """Returns a dataset of scalar strings; see seqio.DataSource."""
+    """Returns a dataset of strings; see seqio.DataSource."""
     columns = {
-      name: tf.constant(column, tf.string)
+      name: column if tf.is_tensor(column) else tf.constant(column, tf.string)
       for name, column in self._rows(split).items()
     }
     num_rows = len(next(iter(columns.values())))
@@ -103,6 +106,7 @@ class TfdsSource(seqio.TfdsDataSource):
       read_only=True,
     )
     self._task_name = task_name
+    self.tfds_name = tfds_name
 
   @property
   def tfds_dataset(self) -> seqio.utils.LazyTfdsLoader:

@@ -81,13 +81,19 @@ def get_task(
 
   Raises:
     UnknownTaskError: there is no such task.
-    ValueError: a task of `TASKS` got no vocabulary, or a registered one has
-      another.
+    ValueError: a task of `TASKS` got no vocabulary, a registered one has
+      another, or the spec is of a task of another name.
   """
   spec = spec or TASKS.get(name)
   if spec is not None:
     if vocabulary is None:
       raise ValueError(f'Task {name!r} needs a vocabulary: none was given.')
+    if spec.name not in (None, name):
+      raise ValueError(
+        f'The task is called {name!r}, but what makes it is that of '
+        f'{spec.name!r}: give gin_configs/tasks/{name}.gin instead of another '
+        'MIXTURE_OR_TASK_NAME.'
+      )
     return _register(name, spec, vocabulary)
   registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
   for registry in registries:

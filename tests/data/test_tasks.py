@@ -98,8 +98,8 @@ def test_unknown_task_is_named_with_the_nearest():
     tasks.get_task('wikipedia_sumarisation', VOCABULARY)
   assert str(error.value) == (
     "There is no task 'wikipedia_sumarisation': the nearest are "
-    'wikipedia_summarization, wikipedia_span_corruption; choose one of them, '
-    'or import the module that registers yours with seqio.'
+    'wikipedia_summarization, wikipedia_span_corruption, media_sum; choose one '
+    'of them, or import the module that registers yours with seqio.'
   )
 
 

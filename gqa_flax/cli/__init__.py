@@ -1,0 +1,91 @@
+"""`gqa-flax COMMAND`: one command a job, on gin files and bindings.
+
+gin_config  reads gin files; the only file that knows gin
+jobs        train, convert, evaluate, infer
+data        data list, data check, data prepare
+scores      compare, average
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from gqa_flax.cli import data, gin_config, jobs, scores
+from gqa_flax.cli.gin_config import UsageError
+
+__all__ = ['UsageError', 'main', 'run_function']
+
+_DESCRIPTION = """\
+Grouped-query attention from multi-head T5.1.1 checkpoints (Ainslie et al.
+2023). Every command reads gin files; later files and --gin.NAME=value bindings
+win. `gqa-flax COMMAND --help` shows examples.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command; returns the exit status."""
+  argv = gin_config.rewrite_bindings(sys.argv[1:] if argv is None else argv)
+  args = _parser().parse_args(argv)
+  return _run(args.run, args, f'gqa-flax {args.command}')
+
+
+def _run(run: Callable, args, name: str) -> int:
+  """Runs, and turns an error into one sentence and an exit status."""
+  try:
+    run(args)
+  except BrokenPipeError:
+    sys.stdout = None  # whoever read us has gone; nothing is left to flush
+    return 0
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 130
+  except Exception as error:
+    if args.debug:
+      raise
+    print(f'{name}: {_one_sentence(error)}', file=sys.stderr)
+    return 2 if isinstance(error, UsageError) else 1
+  return 0
+
+
+def run_function(module: str, name: str, argv: Sequence[str]) -> int:
+  """Calls any function as gin files and bindings configure it.
+
+  For the scripts in experiments/, which do not know gin.
+
+  Args:
+    module: where the function is; a name, since the script that is being run
+      goes by another (`__main__`) than the one gin files import.
+    name: of the function.
+    argv: --gin_file, --gin.NAME=value, --dry_run, --debug.
+
+  Returns:
+    The exit status.
+  """
+  parser = argparse.ArgumentParser(prog=name)
+  gin_config.add_arguments(parser)
+  args = parser.parse_args(gin_config.rewrite_bindings(argv))
+
+  def run(args):
+    gin_config.parse(args)
+    if not args.dry_run:
+      gin_config.call(module, name)()
+
+  return _run(run, args, name)
+
+
+def _parser() -> argparse.ArgumentParser:
+  raw = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(
+    prog='gqa-flax', description=_DESCRIPTION, formatter_class=raw
+  )
+  commands = parser.add_subparsers(dest='command', required=True)
+  for module in (jobs, data, scores):
+    module.add_commands(commands)
+  return parser
+
+
+def _one_sentence(error: Exception) -> str:
+  """Drops the lines that gin adds to an error about where it was called."""
+  return gin_config.flatten(str(error).split('\n  In call to')[0]) or repr(
+    error
+  )

@@ -1,0 +1,7 @@
+"""`python -m gqa_flax.cli` is `gqa-flax`."""
+
+import sys
+
+from gqa_flax.cli import main
+
+sys.exit(main())

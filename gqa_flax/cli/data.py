@@ -1,0 +1,162 @@
+"""`gqa-flax data list | check | prepare`: what the tasks read.
+
+`list` and whatever `check` finds missing load no TensorFlow.
+"""
+
+import argparse
+import difflib
+import os
+import pathlib
+import sys
+
+from gqa_flax.cli import gin_config
+from gqa_flax.data import catalogue, on_disk
+
+_EXAMPLES = """\
+examples:
+  gqa-flax data list
+  gqa-flax data check trivia_qa --split=validation --example=3
+  gqa-flax data prepare cnn_dailymail --tfds_data_dir=/data
+  gqa-flax data prepare arxiv --cache --min_shards=64
+  gqa-flax data prepare c4_span_corruption \\
+    --pipeline_options=--runner=DataflowRunner,--project=p,--region=us-central1,\\
+--temp_location=gs://b/tmp --tfds_data_dir=gs://b/data
+  gqa-flax data check my_tasks/tickets.gin
+
+TASK is the name of a file in gin_configs/tasks, or the path of one of your own.
+"""
+
+
+def add_commands(commands):
+  """Adds `data` to the commands of `gqa-flax`."""
+  raw = argparse.RawDescriptionHelpFormatter
+  data = commands.add_parser(
+    'data',
+    help='What the tasks read: list, check, prepare.',
+    description='What the tasks read.',
+    epilog=_EXAMPLES,
+    formatter_class=raw,
+  )
+  subcommands = data.add_subparsers(dest='data_command', required=True)
+  for run in (list_, check, prepare):
+    name = run.__name__.strip('_')
+    command = subcommands.add_parser(
+      name,
+      help=run.__doc__,
+      description=run.__doc__,
+      epilog=_EXAMPLES,
+      formatter_class=raw,
+    )
+    command.set_defaults(run=run)
+    gin_config.add_arguments(command)
+    add = command.add_argument
+    if run is not list_:
+      add('task', metavar='TASK')
+      add('--manual_dir', help='of files that were fetched by hand')
+    if run is check:
+      add('--split', default='train', help='of the example; train by default')
+      add('--example', type=int, default=0, help='which one; 0 by default')
+      add('--color', choices=('auto', 'always', 'never'), default='auto')
+    if run is prepare:
+      add('--cache', action='store_true', help="also write seqio's cached form")
+      add('--cache_dir', help='of the cached form')
+      add('--min_shards', type=int, default=1, help='files a split at least')
+      add('--overwrite', action='store_true', help='replace a cache')
+      add(
+        '--pipeline_options',
+        default='',
+        help="Beam's, comma-separated, such as --runner=FlinkRunner",
+      )
+
+
+def list_(args):
+  """Lists the paper's data sets: which are on disk, how large, and where."""
+  from gqa_flax.data import show
+
+  print(show.overview(args.tfds_data_dir))
+
+
+def check(args):
+  """Compares what is on disk with what was published, and shows an example."""
+  from gqa_flax.data import show
+
+  _add_task_file(args)
+  tfds_name = gin_config.scan(args, 'TFDS_NAME')
+  if tfds_name and not args.dry_run:
+    found = on_disk.find(tfds_name, args.tfds_data_dir)
+    print(show.on_disk_table(found))
+    published = catalogue.published(tfds_name)
+    if not found.examples and published and published.by_hand:
+      folder = args.manual_dir or on_disk.manual_dir(args.tfds_data_dir)
+      print(f'\n{published.by_hand.format(manual_dir=folder)}')
+      print(f'4. gqa-flax data prepare {args.task}', flush=True)
+      raise on_disk.MissingDataError(
+        f'{tfds_name} must be fetched by hand, by the four steps above.'
+      )
+    on_disk.require(tfds_name, args.task, args.tfds_data_dir)
+    if damaged := found.damaged_splits():
+      raise on_disk.MissingDataError(
+        f'The files of {tfds_name} in {found.folder} are not as large as their '
+        f'records (split {", ".join(damaged)}): remove that folder and prepare '
+        'the data set anew.'
+      )
+  gin_config.parse(args)
+  if args.dry_run:
+    return
+  from gqa_flax.data import batches
+
+  task = gin_config.call('gqa_flax.data.tasks', 'get_task')()
+  lengths = gin_config.macro('TASK_FEATURE_LENGTHS')
+  example = batches.example(task, args.split, lengths, args.example)
+  in_color = args.color == 'always' or (
+    args.color == 'auto'
+    and sys.stdout.isatty()
+    and 'NO_COLOR' not in os.environ
+  )
+  print(f'\n{args.split} example {args.example}')
+  print(show.example(task, example, lengths, in_color))
+
+
+def prepare(args):
+  """Fetches a task's data set; with --cache tokenizes it ahead of training."""
+  _add_task_file(args)
+  gin_config.parse(args)
+  if args.dry_run:
+    return
+  from gqa_flax.data import caching, show
+  from gqa_flax.data import prepare as preparation
+
+  options = [o for o in args.pipeline_options.split(',') if o]
+  tfds_name = gin_config.scan(args, 'TFDS_NAME')
+  if tfds_name:
+    found = preparation.prepare(
+      tfds_name, manual_dir=args.manual_dir, pipeline_options=options
+    )
+    print(show.on_disk_table(found))
+  if args.cache:
+    task = gin_config.call('gqa_flax.data.tasks', 'get_task')()
+    folder = caching.write(
+      task,
+      args.cache_dir,
+      pipeline_options=options,
+      min_shards=args.min_shards,
+      overwrite=args.overwrite,
+    )
+    print(show.cache_table(task, folder))
+
+
+def _add_task_file(args):
+  """Puts the gin file of TASK before the others."""
+  folder = pathlib.Path(gin_config.find_folder(args, 'gin_configs/tasks'))
+  known = sorted(path.stem for path in folder.glob('*.gin'))
+  if args.task in known:
+    args.gin_file.insert(0, str(folder / f'{args.task}.gin'))
+  elif args.task.endswith('.gin'):
+    args.gin_file.insert(0, args.task)
+  else:
+    near = difflib.get_close_matches(args.task, known, n=3) or known
+    raise gin_config.UsageError(
+      f'There is no task file {args.task}.gin in gin_configs/tasks: the '
+      f'nearest are {", ".join(near)}; name one of them, or give the path of '
+      'your own.'
+    )

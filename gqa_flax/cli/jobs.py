@@ -1,0 +1,172 @@
+"""`gqa-flax train | convert | evaluate | infer`: the jobs of the paper."""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+from etils import epath
+
+from gqa_flax.cli import gin_config
+from gqa_flax.data import on_disk
+
+
+def add_commands(commands):
+  """Adds the commands of this file to those of `gqa-flax`."""
+  for run, examples in EXAMPLES.items():
+    command = commands.add_parser(
+      run.__name__,
+      help=run.__doc__,
+      description=run.__doc__,
+      epilog=examples,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    gin_config.add_arguments(command)
+    if run is infer:
+      add = command.add_argument
+      add('--input', help='a file of lines; standard input by default')
+      add('--output', help='a file; standard output by default')
+
+
+def train(args):
+  """Trains as configured: `training.loop.train`."""
+  _require_data(args)
+  gin_config.parse(args)
+  if args.dry_run:
+    return
+  run_dir = gin_config.macro('MODEL_DIR')
+  _write_provenance(run_dir, 'train')
+  gin_config.call('gqa_flax.training.loop', 'train')()
+  _write_provenance(run_dir, 'train')
+
+
+def convert(args):
+  """Converts as configured: `conversion.convert.convert_checkpoint`."""
+  gin_config.parse(args)
+  if args.dry_run:
+    return
+  path = gin_config.call('gqa_flax.conversion.convert', 'convert_checkpoint')()
+  output = gin_config.macro('OUTPUT')
+  _write_provenance(output, 'convert')
+  from gqa_flax.conversion import convert as convert_lib
+  from gqa_flax.conversion import report
+
+  record = json.loads((epath.Path(output) / convert_lib.RECORD).read_text())
+  print(report.table(record))
+  print(path)
+
+
+def evaluate(args):
+  """Evaluates as configured: `evaluation.evaluate.evaluate`."""
+  _require_data(args)
+  gin_config.parse(args)
+  if args.dry_run:
+    return
+  run = gin_config.call('gqa_flax.evaluation.evaluate', 'evaluate')
+  scores = run(settings=gin_config.parsed_without('OUTPUT_DIR'))
+  _write_provenance(gin_config.macro('OUTPUT_DIR'), 'evaluate')
+  print(json.dumps(scores, indent=2))
+
+
+def infer(args):
+  """Decodes lines of text: `evaluation.evaluate.infer`."""
+  gin_config.parse(args)
+  if args.dry_run:
+    return
+  if args.input not in (None, '-') and not os.path.exists(args.input):
+    raise gin_config.UsageError(
+      f'There is no input file {args.input}; check --input.'
+    )
+  texts_to_texts = gin_config.call('gqa_flax.evaluation.evaluate', 'infer')()
+  if args.input in (None, '-'):
+    lines = sys.stdin.read().splitlines()
+  else:
+    lines = pathlib.Path(args.input).read_text().splitlines()
+  text = ''.join(f'{line}\n' for line in texts_to_texts(lines))
+  if args.output in (None, '-'):
+    sys.stdout.write(text)
+    sys.stdout.flush()
+  else:
+    temporary = pathlib.Path(f'{args.output}.tmp')
+    temporary.write_text(text)
+    temporary.replace(args.output)
+
+
+EXAMPLES = {
+  train: """\
+examples:
+  # Pre-train the mini model on Wikipedia introductions, multi-head.
+  gqa-flax train --gin_file=gin_configs/models/mini.gin \\
+    --gin_file=gin_configs/tasks/wikipedia_span_corruption.gin \\
+    --gin_file=gin_configs/runs/pretrain.gin \\
+    --gin.MODEL_DIR=/tmp/mha --gin.TRAIN_STEPS=1000
+
+  # Uptrain a converted checkpoint: it goes on from the checkpoint's step.
+  gqa-flax train --gin_file=gin_configs/models/mini.gin \\
+    --gin_file=gin_configs/attention/gqa_2.gin \\
+    --gin_file=gin_configs/tasks/wikipedia_span_corruption.gin \\
+    --gin_file=gin_configs/runs/uptrain.gin \\
+    --gin.MODEL_DIR=/tmp/uptrained --gin.TRAIN_STEPS=1050 \\
+    --gin.INITIAL_CHECKPOINT_PATH=/tmp/gqa_2
+
+Run the same command again after a stop: it goes on from the last checkpoint.
+""",
+  convert: """\
+examples:
+  # By the mean, as in the paper; the input may be T5X's or Hugging Face's.
+  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
+    --gin.INPUT=/tmp/mha --gin.OUTPUT=/tmp/gqa_2 \\
+    --gin.NUM_KV_HEADS=2 --gin.CONVERSION_METHOD=mean
+
+  # Keeping the function, calibrated on the text of a task.
+  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
+    --gin_file=gin_configs/tasks/wikipedia_span_corruption.gin \\
+    --gin.INPUT=/tmp/mha --gin.OUTPUT=/tmp/gqa_2_subspace \\
+    --gin.NUM_KV_HEADS=2 --gin.CONVERSION_METHOD=subspace \\
+    --gin.CALIBRATION_TASK=wikipedia_span_corruption
+
+  # For transformers: heads are repeated, logits stay.
+  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
+    --gin.INPUT=/tmp/gqa_2 --gin.OUTPUT=/tmp/gqa_2_hf \\
+    --gin.NUM_KV_HEADS=2 --gin.OUTPUT_FORMAT=hugging_face
+""",
+  evaluate: """\
+example:
+  gqa-flax evaluate --gin_file=gin_configs/tasks/wikipedia_summarization.gin \\
+    --gin_file=gin_configs/runs/evaluate.gin \\
+    --gin.CHECKPOINT=/tmp/finetuned --gin.OUTPUT_DIR=/tmp/scores
+""",
+  infer: """\
+example:
+  echo 'The Danube is the second-longest river in Europe.' | gqa-flax infer \\
+    --gin_file=gin_configs/tasks/wikipedia_summarization.gin \\
+    --gin_file=gin_configs/runs/infer.gin --gin.CHECKPOINT=/tmp/finetuned
+""",
+}
+
+
+def _require_data(args):
+  """Says what data is missing before TensorFlow and JAX are loaded."""
+  tfds_name = gin_config.scan(args, 'TFDS_NAME')
+  cached = gin_config.scan(args, 'USE_CACHED_TASKS')
+  if tfds_name and not cached and not args.dry_run:
+    task = gin_config.scan(args, 'MIXTURE_OR_TASK_NAME')
+    on_disk.require(tfds_name, task, args.tfds_data_dir)
+
+
+def _write_provenance(directory: str, command: str):
+  """Writes the configuration and the provenance beside a run's results."""
+  import jax
+
+  from gqa_flax.reporting import records
+
+  folder = epath.Path(directory)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / f'{command}.gin').write_text(gin_config.config_str())
+  device = jax.devices()[0]
+  provenance = records.provenance(device.device_kind, jax.device_count())
+  provenance['arguments'] = sys.argv[1:]
+  text = json.dumps(provenance, indent=2) + '\n'
+  (folder / f'{command}_provenance.json').write_text(text)

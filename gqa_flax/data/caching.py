@@ -1,0 +1,198 @@
+"""Tasks tokenized ahead of training, in seqio's cached form.
+
+What stands in a task before `seqio.CacheDatasetPlaceholder` is run once, with
+Apache Beam, and written as shards of token ids; `use_cached` then reads those.
+A cache lies in <folder>/<task>/. seqio takes one for complete when it holds a
+file COMPLETED, and knows it by the name of the task alone; ours also hold
+gqa_flax.json, which says what the task was, so that a cache of another
+vocabulary or data set is not taken for the right one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import seqio
+from etils import epath
+
+from gqa_flax.data import on_disk
+from gqa_flax.data.sources import TfdsSource
+from gqa_flax.data.vocabulary import fingerprint
+
+_MADE_OF = 'gqa_flax.json'
+
+# Beam's default, DirectRunner, may hand over to a runner that it downloads.
+_LOCAL_RUNNER = (
+  '--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner'
+)
+
+
+def default_folder() -> epath.Path:
+  """Returns where caches lie if nothing else is said: beside TFDS's data."""
+  return on_disk.data_dir() / 'cached_tasks'
+
+
+def add_folders(folders: Sequence[str]) -> None:
+  """Adds folders in which caches are looked for, as T5X's flag does."""
+  seqio.add_global_cache_dirs([*folders])
+
+
+def find(task: seqio.Task) -> epath.Path | None:
+  """Returns the folder of a task's complete cache, or None."""
+  add_folders([str(default_folder())])
+  return epath.Path(task.cache_dir) if task.cache_dir else None
+
+
+def require(task: seqio.Task) -> epath.Path:
+  """Returns the folder of a task's cache, of the same text and vocabulary.
+
+  Raises:
+    MissingDataError: there is none.
+    ValueError: it was made for another vocabulary or from another data set.
+  """
+  folder = find(task)
+  if folder is None:
+    searched = ', '.join(seqio.get_global_cache_dirs())
+    raise on_disk.MissingDataError(
+      f'Task {task.name!r} is not cached in {searched}: write the cache with '
+      f'`gqa-flax data prepare {task.name} --cache`, say with '
+      '--seqio_additional_cache_dirs where it is, or set USE_CACHED_TASKS to '
+      'False.'
+    )
+  # Caches that others made with seqio do not say what they were made of.
+  record = folder / _MADE_OF
+  if record.exists():
+    then, now = json.loads(record.read_text()), made_of(task)
+    for name, value in now.items():
+      if then.get(name) != value:
+        raise ValueError(
+          f'The cache {folder} was made with {name} {then.get(name)}, but the '
+          f'task has {value}: write it anew with `gqa-flax data prepare '
+          f'{task.name} --cache --overwrite`, or set USE_CACHED_TASKS to False.'
+        )
+  return folder
+
+
+def made_of(task: seqio.Task) -> dict[str, Any]:
+  """Returns what a cache of the task depends on."""
+  source = task.source
+  return {
+    'vocabulary': {
+      name: fingerprint(feature.vocabulary)
+      for name, feature in task.output_features.items()
+    },
+    'data set': source.tfds_name if isinstance(source, TfdsSource) else None,
+  }
+
+
+def write(
+  task: seqio.Task,
+  folder: str | None = None,
+  *,
+  pipeline_options: Sequence[str] = (),
+  min_shards: int = 1,
+  overwrite: bool = False,
+) -> epath.Path:
+  """Writes a task's cache, and returns its folder.
+
+  Args:
+    task: with a `seqio.CacheDatasetPlaceholder`.
+    folder: gets <task>/; None is `default_folder`.
+    pipeline_options: Beam's, such as '--runner=DataflowRunner'.
+    min_shards: how many files each split has at least, so that as many hosts
+      read different ones.
+    overwrite: whether a cache that is there is replaced.
+
+  Raises:
+    FileExistsError: there is one already.
+    ValueError: the task cannot be cached.
+    MissingDataError: the task's data set is not on disk.
+    ModuleNotFoundError: Apache Beam is not installed.
+  """
+  if not task.supports_caching:
+    raise ValueError(
+      f'Task {task.name!r} cannot be cached: it has no CacheDatasetPlaceholder '
+      'among its preprocessors.'
+    )
+  root = epath.Path(folder) if folder else default_folder()
+  output = root / seqio.get_task_dir_from_name(task.name)
+  if (output / 'COMPLETED').exists() and not overwrite:
+    raise FileExistsError(
+      f'Task {task.name!r} is cached in {output} already; give --overwrite to '
+      'write it anew.'
+    )
+  _run_pipeline(task, output, pipeline_options, min_shards)
+  (output / _MADE_OF).write_text(json.dumps(made_of(task), indent=2) + '\n')
+  (output / 'COMPLETED').write_text('')
+  return output
+
+
+def _run_pipeline(task, output, pipeline_options, min_shards):
+  options = beam_options(pipeline_options)
+  import apache_beam as beam
+  from seqio import beam_utils
+
+  def setup():
+    # A worker on another machine has not seen the task yet.
+    if task.name not in seqio.TaskRegistry.names():
+      seqio.TaskRegistry.add_provider(task.name, task)
+
+  splits = {
+    split: beam_utils.PreprocessTask(task, split, setup_fn=setup)
+    for split in task.splits
+  }
+  # All that could fail for want of data has not failed: the old one may go.
+  if output.exists():
+    output.rmtree()
+  output.mkdir(parents=True)
+  with beam.Pipeline(options=options) as pipeline:
+    for split, preprocess in splits.items():
+      num_shards = max(len(preprocess.shards), min_shards)
+      examples = (
+        pipeline
+        | f'{split}: tokenize' >> preprocess
+        | f'{split}: mix' >> beam.Reshuffle()
+      )
+      for name, step, path in (
+        (
+          'records',
+          beam_utils.WriteExampleTfRecord(
+            seqio.get_cached_tfrecord_prefix(str(output), split), num_shards
+          ),
+          None,
+        ),
+        (
+          'info',
+          beam_utils.GetInfo(num_shards),
+          seqio.get_cached_info_path(str(output), split),
+        ),
+        (
+          'statistics',
+          beam_utils.GetStats(task.output_features),
+          seqio.get_cached_stats_path(str(output), split),
+        ),
+      ):
+        result = examples | f'{split}: {name}' >> step
+        if path:
+          _ = result | f'{split}: write {name}' >> beam_utils.WriteJson(path)
+
+
+def beam_options(options: Sequence[str]) -> Any:
+  """Returns Beam's PipelineOptions, of a runner on this machine if of none.
+
+  Raises:
+    ModuleNotFoundError: Apache Beam is not installed.
+  """
+  try:
+    from apache_beam.options import pipeline_options
+  except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+      'This needs Apache Beam, which is not installed: run '
+      "`pip install 'gqa_flax[beam]'`."
+    ) from None
+  return pipeline_options.PipelineOptions([*options] or [_LOCAL_RUNNER])
+
+
+def statistics(task: seqio.Task) -> Mapping[str, Mapping[str, int]]:
+  """Returns, for each split of a cached task, its examples and tokens."""
+  return {split: task.get_cached_stats(split) for split in task.splits}

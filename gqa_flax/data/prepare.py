@@ -1,0 +1,73 @@
+"""Fetches a data set and writes it as TFDS reads it."""
+
+import os
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from gqa_flax.data import caching, catalogue, on_disk
+
+
+def prepare(
+  tfds_name: str,
+  *,
+  manual_dir: str | os.PathLike | None = None,
+  pipeline_options: Sequence[str] = (),
+) -> on_disk.OnDisk:
+  """Fetches a data set and writes it below the data folder, unless it is there.
+
+  TFDS writes under another name until all is there.
+
+  Args:
+    tfds_name: builder, configuration and version.
+    manual_dir: where files that were fetched by hand lie; see
+      `on_disk.manual_dir`.
+    pipeline_options: Beam's, for builders that need it, such as
+      '--runner=DataflowRunner'; by default Beam's local runner.
+
+  Returns:
+    What is on disk now.
+
+  Raises:
+    MissingDataError: what must be fetched by hand has not been.
+    ModuleNotFoundError: Apache Beam is needed and not installed.
+    ConnectionError: it cannot be downloaded.
+  """
+  found = on_disk.find(tfds_name)
+  if found.is_whole:
+    return found
+  published = catalogue.published(tfds_name)
+  manual = epath.Path(manual_dir or on_disk.manual_dir()).expanduser()
+  if published:
+    _check_manual_files(published, manual)
+  config = tfds.download.DownloadConfig(manual_dir=manual)
+  if published and published.beam:
+    config = config.replace(beam_options=caching.beam_options(pipeline_options))
+  builder = tfds.builder(tfds_name, data_dir=on_disk.data_dir())
+  try:
+    builder.download_and_prepare(download_config=config)
+  except (OSError, tfds.download.DownloadError) as error:
+    if isinstance(error, FileNotFoundError | PermissionError):
+      raise
+    raise ConnectionError(
+      f'{tfds_name} could not be downloaded ({_first_line(error)}); check the '
+      'network and the space on disk, and give the command again: what was '
+      'downloaded whole is kept.'
+    ) from error
+  return on_disk.find(tfds_name)
+
+
+def _check_manual_files(published: catalogue.DataSet, folder: epath.Path):
+  missing = [f for f in published.manual_files if not (folder / f).exists()]
+  if missing:
+    raise on_disk.MissingDataError(
+      f'{published.tfds_name} is made of files that must be fetched by hand, '
+      f'and {folder} lacks {", ".join(missing)}:\n'
+      + published.by_hand.format(manual_dir=folder)
+    )
+
+
+def _first_line(error: Exception) -> str:
+  text = str(error).strip() or repr(error)
+  return text.splitlines()[0]

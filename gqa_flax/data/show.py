@@ -1,0 +1,149 @@
+"""Data sets and examples as text for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gqa_flax.data import catalogue, on_disk
+
+# Of what is shown of a text: more would not help to see what the model sees.
+_MAX_TOKENS = 160
+
+_COLORS = ('\x1b[36m', '\x1b[33m')
+_SPECIAL = '\x1b[1;35m'
+_RESET = '\x1b[0m'
+
+
+def overview(data_dir: str | None = None) -> str:
+  """Returns a table of the paper's data sets."""
+  rows = [('task', 'data set', 'state', 'size', 'examples')]
+  for task, data_set in catalogue.DATA_SETS.items():
+    found = on_disk.find(data_set.tfds_name, data_dir)
+    sizes = found.examples or data_set.examples
+    rows.append(
+      (
+        task,
+        data_set.tfds_name,
+        _state(found, data_set),
+        _bytes(found.num_bytes) if found.examples else _to_fetch(data_set),
+        ' / '.join(f'{size:,}' for size in sizes.values()),
+      )
+    )
+  return f'In {on_disk.data_dir(data_dir)}:\n{_table(rows)}'
+
+
+def on_disk_table(found: on_disk.OnDisk) -> str:
+  """Returns where a data set is, and its splits beside the published ones."""
+  published = catalogue.published(found.tfds_name)
+  expected = published.examples if published else {}
+  lines = [
+    f'data set  {found.tfds_name}',
+    f'folder    {found.folder}',
+    f'state     {_state(found, published)}',
+    f'size      {_bytes(found.num_bytes) if found.examples else "-"}',
+  ]
+  rows = [('split', 'examples', 'published')]
+  for split in {**found.examples, **expected}:
+    sizes = (found.examples.get(split), expected.get(split))
+    rows.append((split, *('-' if n is None else f'{n:,}' for n in sizes)))
+  return '\n'.join([*lines, _table(rows, right=(1, 2))])
+
+
+def cache_table(task, folder) -> str:
+  """Returns where a task is cached, and what its splits hold."""
+  from gqa_flax.data import caching
+
+  statistics = caching.statistics(task)
+  names = sorted({name for counts in statistics.values() for name in counts})
+  rows = [('split', *names)]
+  for split, counts in statistics.items():
+    rows.append((split, *(f'{counts.get(name, 0):,}' for name in names)))
+  right = range(1, len(rows[0]))
+  return f'cache     {folder}\n{_table(rows, right=right)}'
+
+
+def example(
+  task, tokens: Mapping[str, Any], lengths: Mapping[str, int], in_color: bool
+) -> str:
+  """Returns an example as the model sees it, token by token.
+
+  Args:
+    task: a seqio task.
+    tokens: from `batches.example`.
+    lengths: to how many tokens inputs and targets are cut.
+    in_color: whether neighbouring tokens have different colours; otherwise a
+      bar stands between them.
+  """
+  parts = []
+  for name, feature in task.output_features.items():
+    uncut = tokens[f'uncut_{name}_length']
+    cut = f', cut to {lengths[name]:,}' if uncut > lengths[name] else ''
+    parts.append(f'{name}: {uncut:,} tokens{cut} (limit {lengths[name]:,})')
+    parts.append(_tokens(tokens[name].tolist(), feature.vocabulary, in_color))
+  if 'answers' in tokens:
+    answers = [answer.decode() for answer in tokens['answers']]
+    parts.append(f'accepted answers: {" | ".join(answers)}')
+  return '\n'.join(parts)
+
+
+def _tokens(ids: Sequence[int], vocabulary, in_color: bool) -> str:
+  tail = 20
+  hidden = len(ids) - _MAX_TOKENS
+  if hidden > 0:
+    head = _tokens(ids[: _MAX_TOKENS - tail], vocabulary, in_color)
+    rest = _tokens(ids[-tail:], vocabulary, in_color)
+    return f'{head}\n... {hidden:,} more ...\n{rest}'
+  pieces = [_piece(i, vocabulary) for i in ids]
+  if not in_color:
+    return '|'.join(pieces)
+  first_sentinel = vocabulary.vocab_size - vocabulary.extra_ids
+  colored = []
+  for position, (i, piece) in enumerate(zip(ids, pieces)):
+    special = i <= 1 or i >= first_sentinel
+    color = _SPECIAL if special else _COLORS[position % 2]
+    colored.append(f'{color}{piece}{_RESET}')
+  return ''.join(colored)
+
+
+def _piece(token: int, vocabulary) -> str:
+  """Returns a token's text; SentencePiece would drop its leading space."""
+  pieces = getattr(vocabulary, 'tokenizer', None)
+  if pieces is None:
+    return vocabulary.decode([token])
+  return pieces.IdToPiece(token).replace('▁', ' ')
+
+
+def _state(found: on_disk.OnDisk, published: catalogue.DataSet | None) -> str:
+  if found.missing_files:
+    return f'{len(found.missing_files)} files missing'
+  if not found.examples:
+    others = ', '.join(found.other_versions)
+    return f'missing (there is {others})' if others else 'missing'
+  if published and dict(found.examples) != dict(published.examples):
+    return 'other sizes than published'
+  return 'whole'
+
+
+def _to_fetch(data_set: catalogue.DataSet) -> str:
+  if data_set.download_bytes:
+    return f'{_bytes(data_set.download_bytes)} to fetch'
+  return 'by hand' if data_set.by_hand else 'Beam job'
+
+
+def _bytes(number: int) -> str:
+  for unit in ('B', 'kB', 'MB', 'GB'):
+    if number < 1000:
+      return f'{number:.1f} {unit}' if unit != 'B' else f'{number} B'
+    number /= 1000
+  return f'{number:.1f} TB'
+
+
+def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  lines = []
+  for row in rows:
+    cells = [
+      cell.rjust(width) if i in right else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(row, widths))
+    ]
+    lines.append('  '.join(cells).rstrip())
+  return '\n'.join(lines)
