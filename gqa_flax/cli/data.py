@@ -142,7 +142,7 @@ def prepare(args):
       min_shards=args.min_shards,
       overwrite=args.overwrite,
     )
-    print(show.cache_table(task, folder))
+    print(show.cache_table(folder, caching.statistics(folder)))
 
 
 def _add_task_file(args):

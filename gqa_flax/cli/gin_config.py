@@ -81,7 +81,21 @@ def parse(args):
   if args.dry_run:
     print(gin.config_str())
   else:
+    _finalize()
+
+
+def _finalize():
+  """Ends the parsing, in which every macro must have found its value."""
+  try:
     gin.finalize()
+  except ValueError as error:
+    found = re.match(r"No bindings specified for '(\w+)/gin.macro'", str(error))
+    if not found:
+      raise
+    raise UsageError(
+      f'{found[1]} has no value: no gin file given sets it; add one that does, '
+      f'or --gin.{found[1]}=...'
+    ) from error
 
 
 def _choose_folders(args):

@@ -21,6 +21,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from gqa_flax.data import caching
 from gqa_flax.data.iterator import Batch, BatchIterator
 
 TaskOrMixture: TypeAlias = seqio.Task | seqio.Mixture
@@ -59,11 +60,12 @@ def train_batches(
       left at the end that do not fill a batch are dropped.
     shard_index: which part of the examples to read, below `num_shards`.
     num_shards: into how many parts the examples are divided: one a host.
-    use_cached: whether to read the task's cache, made by seqio.
+    use_cached: whether to read the task's cache; see `caching`.
 
   Raises:
-    ValueError: there is no such split, it has no examples, or a length is too
-      short for the task.
+    ValueError: there is no such split, it has no examples, a length is too
+      short for the task, or the cache is of another vocabulary.
+    MissingDataError: the data set or the cache is not on disk.
   """
   examples = _dataset(
     _tokens_alone(task),
@@ -107,6 +109,7 @@ def evaluation_batches(
   num_examples: int | None = None,
   shard_index: int = 0,
   num_shards: int = 1,
+  use_cached: bool = False,
 ) -> Iterator[Batch]:
   """Yields a split once, in order, for teacher-forced losses.
 
@@ -123,11 +126,18 @@ def evaluation_batches(
     shard_index: which rows of every batch to yield, below `num_shards`.
     num_shards: by how many hosts the rows are shared. All yield the same
       number of batches, and together the same rows, whatever the number.
+    use_cached: whether to read the task's cache.
 
   Raises:
     ValueError: as `train_batches`.
   """
-  examples = _dataset(task, split, sequence_length, num_examples=num_examples)
+  examples = _dataset(
+    task,
+    split,
+    sequence_length,
+    num_examples=num_examples,
+    use_cached=use_cached,
+  )
   rows = _rows(examples, sequence_length, pack)
   all_size = batch_size * num_shards
   own = slice(shard_index * batch_size, (shard_index + 1) * batch_size)
@@ -140,7 +150,8 @@ def examples(
   split: str,
   inputs_length: int,
   num_examples: int | None = None,
-) -> list[dict[str, np.ndarray]]:
+  use_cached: bool = False,
+) -> list[dict[str, Any]]:
   """Returns the examples of a split, in order, to generate from and to score.
 
   Args:
@@ -149,6 +160,7 @@ def examples(
     inputs_length: to how many tokens the inputs are cut, EOS included. The
       targets stay whole.
     num_examples: how many examples to read at most; None for all.
+    use_cached: whether to read the task's cache.
 
   Returns:
     For each example all that the task keeps: 'inputs' ([<= inputs_length]
@@ -161,7 +173,11 @@ def examples(
     ValueError: as `train_batches`.
   """
   dataset = _dataset(
-    task, split, {'inputs': inputs_length}, num_examples=num_examples
+    task,
+    split,
+    {'inputs': inputs_length},
+    num_examples=num_examples,
+    use_cached=use_cached,
   ).with_options(_options())
   feature = task.output_features['inputs']
   return [
@@ -258,6 +274,9 @@ def _dataset(
       'encoder-decoder needs inputs and targets.'
     )
 
+  if use_cached:
+    _require_caches(task)
+
   def dataset(shuffle, num_epochs):
     # An in-memory cache would make the saved position of an iterator as large
     # as the data.
@@ -288,8 +307,14 @@ def _dataset(
   return examples.take(-1 if num_examples is None else num_examples)
 
 
+def _require_caches(task: TaskOrMixture) -> None:
+  for part in task.tasks if isinstance(task, seqio.Mixture) else [task]:
+    if part.supports_caching:  # seqio reads the others from their source
+      caching.require(part)
+
+
 def _uncut_length(
-  example: Mapping[str, np.ndarray],
+  example: Mapping[str, Any],
   name: str,
   feature: seqio.Feature,
   length: int,

@@ -9,7 +9,7 @@ vocabulary or data set is not taken for the right one.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import seqio
@@ -193,6 +193,9 @@ def beam_options(options: Sequence[str]) -> Any:
   return pipeline_options.PipelineOptions([*options] or [_LOCAL_RUNNER])
 
 
-def statistics(task: seqio.Task) -> Mapping[str, Mapping[str, int]]:
-  """Returns, for each split of a cached task, its examples and tokens."""
-  return {split: task.get_cached_stats(split) for split in task.splits}
+def statistics(folder: epath.Path) -> dict[str, dict[str, int]]:
+  """Returns, for each split of a cache, its examples and tokens."""
+  return {
+    path.name.split('.')[1]: json.loads(path.read_text())
+    for path in sorted(folder.glob('stats.*.json'))
+  }

@@ -139,7 +139,7 @@ def trivia_qa(
   Raises:
     ValueError: there is no such evidence.
   """
-  fields = {
+  fields: dict[str, tuple[tuple[str, str], ...]] = {
     'wikipedia': (('entity_pages', 'wiki_context'),),
     'search': (('search_results', 'search_context'),),
   }

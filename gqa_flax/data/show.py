@@ -41,18 +41,15 @@ def on_disk_table(found: on_disk.OnDisk) -> str:
     f'state     {_state(found, published)}',
     f'size      {_bytes(found.num_bytes) if found.examples else "-"}',
   ]
-  rows = [('split', 'examples', 'published')]
+  rows: list[Sequence[str]] = [('split', 'examples', 'published')]
   for split in {**found.examples, **expected}:
     sizes = (found.examples.get(split), expected.get(split))
     rows.append((split, *('-' if n is None else f'{n:,}' for n in sizes)))
   return '\n'.join([*lines, _table(rows, right=(1, 2))])
 
 
-def cache_table(task, folder) -> str:
-  """Returns where a task is cached, and what its splits hold."""
-  from gqa_flax.data import caching
-
-  statistics = caching.statistics(task)
+def cache_table(folder, statistics: Mapping[str, Mapping[str, int]]) -> str:
+  """Returns where a cache is, and what its splits hold."""
   names = sorted({name for counts in statistics.values() for name in counts})
   rows = [('split', *names)]
   for split, counts in statistics.items():
@@ -129,10 +126,10 @@ def _to_fetch(data_set: catalogue.DataSet) -> str:
   return 'by hand' if data_set.by_hand else 'Beam job'
 
 
-def _bytes(number: int) -> str:
+def _bytes(number: float) -> str:
   for unit in ('B', 'kB', 'MB', 'GB'):
     if number < 1000:
-      return f'{number:.1f} {unit}' if unit != 'B' else f'{number} B'
+      return f'{number:.{0 if unit == "B" else 1}f} {unit}'
     number /= 1000
   return f'{number:.1f} TB'
 

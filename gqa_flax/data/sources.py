@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from gqa_flax.data import on_disk
 
@@ -80,6 +81,18 @@ class TextSource(seqio.DataSource):
     )
 
 
+class _Loader(seqio.utils.LazyTfdsLoader):
+  """seqio's loader, without a copy in memory.
+
+  TFDS keeps one of data sets under 250 MB, and every saved position of an
+  iterator would hold it.
+  """
+
+  @property
+  def read_config(self) -> tfds.ReadConfig:
+    return tfds.ReadConfig(try_autocache=False)
+
+
 class TfdsSource(seqio.TfdsDataSource):
   """A seqio source of a data set that TFDS has prepared.
 
@@ -99,10 +112,11 @@ class TfdsSource(seqio.TfdsDataSource):
       task_name: of the task that reads it, for the error's remedy.
       splits: from our names of the splits to TFDS's.
     """
-    super().__init__(
+    super().__init__(tfds_name, splits=dict(splits))
+    self._tfds_dataset = _Loader(
       tfds_name,
-      tfds_data_dir=str(on_disk.data_dir()),
-      splits=dict(splits),
+      data_dir=str(on_disk.data_dir()),
+      split_map=dict(splits),
       read_only=True,
     )
     self._task_name = task_name

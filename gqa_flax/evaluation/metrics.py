@@ -7,12 +7,14 @@ google-research/text-to-text-transfer-transformer; what differs is said below.
 """
 
 import collections
+import dataclasses
 import difflib
 import math
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import sacrebleu
 from rouge_score import rouge_scorer
 
@@ -23,6 +25,39 @@ _PUNCTUATION_TO_SPACE = str.maketrans(
   {mark: ' ' for mark in string.punctuation + '‘’´`_'}
 )
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """A metric in two steps, so that examples can be looked at and resampled.
+
+  Attributes:
+    keys: the names of its K values.
+    statistics: maps (targets, predictions) to float64 [num_examples, S], what
+      each example adds to the score.
+    scores: maps sums of such rows, [R, S], and how many rows are in each sum
+      to percentages [R, K].
+    example_scores: maps statistics to percentages [num_examples, K]: how well
+      each example did by itself.
+  """
+
+  keys: tuple[str, ...]
+  statistics: Callable[[Sequence, Sequence[str]], np.ndarray]
+  scores: Callable[[np.ndarray, int], np.ndarray]
+  example_scores: Callable[[np.ndarray], np.ndarray]
+
+  def __call__(
+    self, targets: Sequence, predictions: Sequence[str]
+  ) -> dict[str, float]:
+    """Returns the percentages of all examples together, by key."""
+    return self.corpus_scores(self.statistics(targets, predictions))
+
+  def corpus_scores(self, statistics: np.ndarray) -> dict[str, float]:
+    """Returns the percentages of the examples with these statistics."""
+    # fsum rounds once, so the order of the examples cannot show in the result.
+    sums = np.array([[math.fsum(column) for column in statistics.T]])
+    scores = self.scores(sums, len(statistics))[0]
+    return dict(zip(self.keys, scores.tolist()))
 
 
 def rouge(
@@ -43,22 +78,16 @@ def rouge(
   Raises:
     ValueError: no examples, unequal lengths, or something other than strings.
   """
-  _check_examples('rouge', targets, predictions)
-  scorer = rouge_scorer.RougeScorer(ROUGE_KEYS, use_stemmer=False)
-  scores = [
-    scorer.score(_one_sentence_a_line(target), _one_sentence_a_line(prediction))
-    for target, prediction in zip(targets, predictions, strict=True)
-  ]
-  return {
-    key: _percent([score[key].fmeasure for score in scores])
-    for key in ROUGE_KEYS
-  }
+  return METRICS['rouge'](targets, predictions)
 
 
 def bleu(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
   """Corpus BLEU by sacrebleu: intl tokenizer, exponential smoothing, cased.
+
+  An example's own score is sentence BLEU, whose n-grams end where the sentence
+  does (sacrebleu's effective order).
 
   Args:
     targets: one reference translation for each example.
@@ -70,17 +99,7 @@ def bleu(
   Raises:
     ValueError: no examples, unequal lengths, or something other than strings.
   """
-  _check_examples('bleu', targets, predictions)
-  score = sacrebleu.corpus_bleu(
-    list(predictions),
-    [list(targets)],
-    smooth_method='exp',
-    tokenize='intl',
-    # An untrained model writes ' .' at the end of its lines, which sacrebleu
-    # takes for tokenized text and warns about; the score is the same.
-    force=True,
-  )
-  return {'bleu': score.score}
+  return METRICS['bleu'](targets, predictions)
 
 
 def trivia_qa(
@@ -103,30 +122,7 @@ def trivia_qa(
     ValueError: no examples, unequal lengths, an example without answers, or
       one string where a list of answers belongs.
   """
-  _check_lengths('trivia_qa', targets, predictions)
-  _check_strings('trivia_qa', 'predictions', predictions)
-  exact_match, f1 = [], []
-  for i, (answers, prediction) in enumerate(
-    zip(targets, predictions, strict=True)
-  ):
-    if isinstance(answers, (str, bytes)) or not len(answers):
-      raise ValueError(
-        f'trivia_qa: targets[{i}] is {answers!r}, but must be a list of at '
-        'least one accepted answer.'
-      )
-    _check_strings('trivia_qa', f'targets[{i}]', answers)
-    guess = _normalize_answer(prediction)
-    answers = [_normalize_answer(answer) for answer in answers]
-    exact_match.append(float(guess in answers))
-    f1.append(max(_token_f1(answer, guess) for answer in answers))
-  return {'exact_match': _percent(exact_match), 'f1': _percent(f1)}
-
-
-METRICS: Mapping[str, Callable[..., dict[str, float]]] = {
-  'rouge': rouge,
-  'bleu': bleu,
-  'trivia_qa': trivia_qa,
-}
+  return METRICS['trivia_qa'](targets, predictions)
 
 
 def compute(
@@ -145,6 +141,15 @@ def compute(
   Raises:
     ValueError: an unknown name, or examples that the metric rejects.
   """
+  return get(name)(targets, predictions)
+
+
+def get(name: str) -> Metric:
+  """Returns a metric of METRICS.
+
+  Raises:
+    ValueError: there is none of this name.
+  """
   if name not in METRICS:
     nearest = difflib.get_close_matches(name, METRICS, cutoff=0.4)
     raise ValueError(
@@ -152,7 +157,94 @@ def compute(
       + (f'did you mean {" or ".join(nearest)}? ' if nearest else '')
       + f'The metrics are {", ".join(METRICS)}.'
     )
-  return METRICS[name](targets, predictions)
+  return METRICS[name]
+
+
+def _rouge_statistics(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> np.ndarray:
+  """Returns the F-measures, 0 to 1."""
+  _check_examples('rouge', targets, predictions)
+  scorer = rouge_scorer.RougeScorer(ROUGE_KEYS, use_stemmer=False)
+  scores = [
+    scorer.score(_one_sentence_a_line(target), _one_sentence_a_line(prediction))
+    for target, prediction in zip(targets, predictions, strict=True)
+  ]
+  return np.array([[s[key].fmeasure for key in ROUGE_KEYS] for s in scores])
+
+
+def _bleu_statistics(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> np.ndarray:
+  """Returns n-grams found, n-grams, and the lengths of both sides."""
+  _check_examples('bleu', targets, predictions)
+  scorer = sacrebleu.BLEU(tokenize='intl', effective_order=True)
+  scores = [
+    scorer.sentence_score(prediction, [target])
+    for target, prediction in zip(targets, predictions, strict=True)
+  ]
+  rows = [[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores]
+  return np.array(rows, np.float64)
+
+
+def _bleu_scores(sums: np.ndarray, effective_order: bool) -> np.ndarray:
+  scores = [
+    sacrebleu.BLEU.compute_bleu(
+      correct=row[:4],
+      total=row[4:8],
+      sys_len=row[-2],
+      ref_len=row[-1],
+      smooth_method='exp',
+      effective_order=effective_order,
+    ).score
+    for row in sums.astype(int).tolist()
+  ]
+  return np.array(scores)[:, None]
+
+
+def _trivia_qa_statistics(
+  targets: Sequence[Sequence[str]], predictions: Sequence[str]
+) -> np.ndarray:
+  """Returns exact match, 0 or 1, and F1, 0 to 1."""
+  _check_lengths('trivia_qa', targets, predictions)
+  _check_strings('trivia_qa', 'predictions', predictions)
+  rows = []
+  for i, (answers, prediction) in enumerate(
+    zip(targets, predictions, strict=True)
+  ):
+    if isinstance(answers, (str, bytes)) or not len(answers):
+      raise ValueError(
+        f'trivia_qa: targets[{i}] is {answers!r}, but must be a list of at '
+        'least one accepted answer.'
+      )
+    _check_strings('trivia_qa', f'targets[{i}]', answers)
+    guess = _normalize_answer(prediction)
+    answers = [_normalize_answer(answer) for answer in answers]
+    f1 = max(_token_f1(answer, guess) for answer in answers)
+    rows.append([guess in answers, f1])
+  return np.array(rows, np.float64)
+
+
+def _mean_of_examples(keys: tuple[str, ...], statistics: Callable) -> Metric:
+  """Returns the metric whose statistics are scores from 0 to 1."""
+  return Metric(
+    keys,
+    statistics,
+    scores=lambda sums, num_examples: 100 * sums / num_examples,
+    example_scores=lambda statistics: 100 * statistics,
+  )
+
+
+METRICS: Mapping[str, Metric] = {
+  'rouge': _mean_of_examples(ROUGE_KEYS, _rouge_statistics),
+  'bleu': Metric(
+    ('bleu',),
+    _bleu_statistics,
+    scores=lambda sums, num_examples: _bleu_scores(sums, False),
+    example_scores=lambda statistics: _bleu_scores(statistics, True),
+  ),
+  'trivia_qa': _mean_of_examples(('exact_match', 'f1'), _trivia_qa_statistics),
+}
 
 
 def _one_sentence_a_line(summary: str) -> str:
@@ -171,11 +263,6 @@ def _token_f1(answer: str, guess: str) -> float:
   # 2PR / (P + R) with P = common / guess and R = common / answer.
   common = (answer_tokens & guess_tokens).total()
   return 2 * common / max(1, answer_tokens.total() + guess_tokens.total())
-
-
-def _percent(values: Sequence[float]) -> float:
-  # fsum rounds once, so the order of the examples cannot show in the result.
-  return 100 * math.fsum(values) / len(values)
 
 
 def _check_examples(metric: str, targets: Sequence, predictions: Sequence):

@@ -261,6 +261,55 @@ def test_examples_keep_the_texts_and_make_generation_batches():
   assert len(batches.examples(tasks.get_task('words'), 'few', 4, 2)) == 2
 
 
+@pytest.mark.parametrize(
+  ('finish', 'add_eos', 'kept'),
+  [
+    (seqio.preprocessors.append_eos_after_trim, True, [7, 8, 9, 1]),
+    # Cut after EOS was appended, and without EOS: plainly.
+    (seqio.preprocessors.append_eos, True, [7, 8, 9, 10]),
+    (seqio.preprocessors.append_eos_after_trim, False, [7, 8, 9, 10]),
+  ],
+)
+def test_examples_know_how_long_their_inputs_were(finish, add_eos, kept):
+  feature = seqio.Feature(WordVocabulary(), add_eos=add_eos)
+  texts = ['7 8 9 10 11 12', '7 8', '7 8 9', '7 8 9 10']
+  rows = {'inputs': texts, 'targets': ['5'] * 4}
+  task = seqio.Task(
+    'cut',
+    output_features={'inputs': feature, 'targets': feature},
+    source=tasks.TextSource(lambda split: rows, ['test']),
+    preprocessors=[seqio.preprocessors.tokenize, finish],
+  )
+  examples = batches.examples(task, 'test', 4)
+  assert [e['uncut_inputs_length'] for e in examples] == [
+    len(text.split()) + add_eos for text in texts
+  ]
+  assert examples[0]['inputs'].tolist() == kept
+  whole = [7, 8, 9] + [1] * add_eos
+  assert examples[2]['inputs'].tolist() == whole
+
+
+def test_inputs_that_are_not_their_texts_tokens_are_of_unknown_length():
+  def shorten(dataset):
+    return dataset.map(lambda x: {**x, 'inputs': x['inputs'][1:]})
+
+  feature = seqio.Feature(WordVocabulary(), add_eos=True)
+  rows = {'inputs': ['7 8 9 10 11 12'], 'targets': ['5']}
+  task = seqio.Task(
+    'shortened',
+    output_features={'inputs': feature, 'targets': feature},
+    source=tasks.TextSource(lambda split: rows, ['test']),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      shorten,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+  )
+  (example,) = batches.examples(task, 'test', 4)
+  assert example['inputs'].tolist() == [8, 9, 10, 1]
+  assert example['uncut_inputs_length'] == 4
+
+
 def test_bad_data_is_refused_in_a_sentence():
   with pytest.raises(ValueError, match=r"no split 'dev': it has train, few"):
     train(split='dev')

@@ -26,12 +26,12 @@ def prepare(raw: RawFiles, data_dir: pathlib.Path) -> None:
     try_download_gcs=False,
     beam_options=caching.beam_options([]),
   )
-  with _offline(raw):
+  with offline(raw):
     builder.download_and_prepare(download_config=config)
 
 
 @contextlib.contextmanager
-def _offline(raw: RawFiles) -> Iterator[None]:
+def offline(raw: RawFiles) -> Iterator[None]:
   """Lets builders find their downloads among the raw files, or fail."""
 
   def find(self, addresses):

@@ -1,0 +1,87 @@
+"""From examples to decoded tokens, batch by batch, and to texts."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gqa_flax import partitioning
+from gqa_flax.data import batches
+from gqa_flax.evaluation.partial import Partial
+from gqa_flax.model.network import Transformer
+
+
+def decode_tokens(
+  model: Transformer,
+  params: Any,
+  examples: Sequence[Mapping[str, Any]],
+  vocab_size: int,
+  sequence_length: Mapping[str, int],
+  batch_size: int,
+  decode: Callable,
+  partial: Partial | None = None,
+) -> list[list[int]]:
+  """Decodes examples ({'inputs': token ids}), in order.
+
+  Args:
+    model: a Transformer.
+    params: its parameters.
+    examples: with inputs of at most `sequence_length['inputs']` tokens.
+    vocab_size: of the vocabulary that the inputs are in.
+    sequence_length: {'inputs': S, 'targets': T}.
+    batch_size: examples decoded together.
+    decode: see `evaluate.TaskScore`.
+    partial: holds the batches that need no decoding, and gets the others as
+      they come.
+
+  Returns:
+    For each example its token ids, without the padding at the end.
+
+  Raises:
+    ValueError: if the model has fewer token ids than the vocabulary.
+  """
+  if vocab_size > model.config.vocab_size:
+    raise ValueError(
+      f'The vocabulary has {vocab_size} ids, but the model only '
+      f'{model.config.vocab_size}; give the VOCABULARY it was trained with.'
+    )
+  mesh = partitioning.data_parallel_mesh()
+  done = list(partial.batches) if partial else []
+  rest = examples[len(done) * batch_size :]
+  for i, batch in enumerate(
+    batches.generation_batches(rest, sequence_length['inputs'], batch_size)
+  ):
+    inputs = partitioning.spread_batch(batch, mesh)['encoder_input_tokens']
+    decoded = decode(model, params, inputs, sequence_length['targets'])
+    num_rows = len(rest[i * batch_size : (i + 1) * batch_size])
+    rows = np.asarray(jax.device_get(decoded))[:num_rows]
+    done.append([np.trim_zeros(row, 'b').tolist() for row in rows])
+    if partial:
+      partial.append(done[-1])
+  return [row for batch in done for row in batch]
+
+
+def to_text(tokens: Sequence[int], vocabulary) -> str:
+  """Returns the text of decoded tokens, leaving out padding and EOS."""
+  return vocabulary.decode([token for token in tokens if token > 1])
+
+
+def fingerprint(params: Any) -> str:
+  """Hashes the first row of every array.
+
+  That takes no time, and would be another after any training or conversion.
+  """
+  digest = hashlib.sha256()
+  for array in jax.tree.leaves(params):
+    digest.update(np.asarray(array[:1]).tobytes())
+  return digest.hexdigest()
+
+
+def describe(decode: Callable) -> str:
+  """Names a function for decoding, with what `functools.partial` binds."""
+  if isinstance(decode, functools.partial):
+    return f'{describe(decode.func)} {decode.args} {decode.keywords}'
+  return getattr(decode, '__qualname__', type(decode).__name__)

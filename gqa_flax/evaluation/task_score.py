@@ -1,0 +1,221 @@
+"""Decodes a split and scores it."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gqa_flax.data import batches, tasks
+from gqa_flax.evaluation import bootstrap, decoding, metrics, predictions
+from gqa_flax.evaluation.partial import Partial
+from gqa_flax.inference import EOS_ID
+from gqa_flax.inference.decode import greedy_decode
+from gqa_flax.model.network import Transformer
+
+
+class TaskScore:
+  """An evaluator: decodes a split and scores it with the task's metric.
+
+  A task registered with seqio that names none of `evaluation.metrics` is
+  scored by its own `metric_fns` on what its `postprocess_fn` makes of the
+  texts; then there are no scores of single examples, and no intervals.
+
+  Attributes:
+    split: as given.
+    predictions: one dict for each example of the last call: index, inputs,
+      target (or the list of accepted answers), prediction; then 'scores' (in
+      percent) and 'statistics' (see `metrics.Metric`), and the lengths as of
+      `predictions.example_lengths`.
+    lengths: those of all examples, see `predictions.summarize_lengths`.
+  """
+
+  def __init__(
+    self,
+    task: batches.TaskOrMixture,
+    split: str,
+    sequence_length: Mapping[str, int],
+    batch_size: int,
+    decode: Callable = greedy_decode,
+    metric: str | None = None,
+    num_examples: int | None = None,
+    use_cached: bool = False,
+  ):
+    """Reads the examples.
+
+    Args:
+      task: from `data.tasks.get_task`.
+      split: such as 'validation'.
+      sequence_length: {'inputs': S, 'targets': T}; T is how many tokens are
+        decoded at most.
+      batch_size: examples decoded together.
+      decode: maps (model, params, encoder_input_tokens, max_decode_length) to
+        tokens [batch, max_decode_length]; greedy as in the paper by default.
+      metric: a key of `evaluation.metrics.METRICS`; None is the task's own.
+      num_examples: how many of the split, from its beginning; None is all.
+      use_cached: whether to read the task's cache; see `data.caching`.
+
+    Raises:
+      ValueError: the task has no metric and none is given, or there is no such
+        metric, or no such split.
+    """
+    self._metric_name = metric or tasks.metric_name(task.name)
+    if self._metric_name is not None:
+      self._metric = metrics.get(self._metric_name)
+    elif not getattr(task, 'predict_metric_fns', None):
+      raise ValueError(
+        f'Task {task.name!r} has no metric to score its text with; set '
+        f'TaskScore.metric to one of {list(metrics.METRICS)}, or evaluate its '
+        'loss with ValidationLoss.'
+      )
+    self.split = split
+    self.predictions: list[dict[str, Any]] = []
+    self.lengths: dict[str, dict[str, float]] = {}
+    self._statistics: np.ndarray | None = None
+    self._task = task
+    self._vocabulary = task.output_features['targets'].vocabulary
+    self._limits = dict(sequence_length)
+    self._batch_size = batch_size
+    self._decode = decode
+    self._examples = batches.examples(
+      task, split, sequence_length['inputs'], num_examples, use_cached
+    )
+
+  def __call__(
+    self, model: Transformer, params, partial: Partial | None = None
+  ) -> dict[str, float]:
+    """Returns {'<split>/<metric>': percent}.
+
+    Args:
+      model: a Transformer.
+      params: its parameters.
+      partial: what was decoded before; see `decoding.decode_tokens`.
+
+    Raises:
+      ValueError: if the model has fewer token ids than the vocabulary.
+    """
+    tokens = decoding.decode_tokens(
+      model,
+      params,
+      self._examples,
+      self._vocabulary.vocab_size,
+      self._limits,
+      self._batch_size,
+      self._decode,
+      partial,
+    )
+    texts = [decoding.to_text(row, self._vocabulary) for row in tokens]
+    self.predictions = [
+      {
+        'index': i,
+        'inputs': _text(example['inputs_pretokenized']),
+        'target': _references(example),
+        'prediction': texts[i],
+        **self._example_lengths(example, tokens[i]),
+      }
+      for i, example in enumerate(self._examples)
+    ]
+    scores = self._scores() if self._metric_name else self._task_scores(texts)
+    self.lengths = predictions.summarize_lengths(self.predictions)
+    return self._named(scores)
+
+  @functools.cached_property
+  def identity(self) -> dict[str, Any]:
+    """What decides the tokens besides the model, for `Partial`."""
+    digest = hashlib.sha256()
+    for example in self._examples:
+      digest.update(np.asarray([*example['inputs'], 0], np.int32).tobytes())
+    return {
+      'task': self._task.name,
+      'split': self.split,
+      'sequence_length': self._limits,
+      'batch_size': self._batch_size,
+      'decode': decoding.describe(self._decode),
+      'vocab_size': self._vocabulary.vocab_size,
+      'num_examples': len(self._examples),
+      'examples': digest.hexdigest(),
+    }
+
+  @property
+  def intervals(self) -> dict[str, list[float]]:
+    """95% bootstrap intervals of the last call's scores, by their names."""
+    if self._statistics is None:
+      return {}
+    ends = bootstrap.interval([self._statistics], self._metric.scores)
+    return self._named(dict(zip(self._metric.keys, ends.T.tolist())))
+
+  @property
+  def record(self) -> dict[str, Any]:
+    """What scores.json says besides the scores."""
+    return {
+      'task': self._task.name,
+      'split': self.split,
+      'metric': self._metric_name,
+      'num_examples': len(self._examples),
+      'intervals': self.intervals,
+      'bootstrap': {
+        'confidence': bootstrap.CONFIDENCE,
+        'num_resamples': bootstrap.NUM_RESAMPLES,
+        'seed': bootstrap.SEED,
+      },
+      'lengths': self.lengths,
+    }
+
+  def _scores(self) -> dict[str, float]:
+    """Scores with a metric of ours, each example too."""
+    self._statistics = self._metric.statistics(
+      [p['target'] for p in self.predictions],
+      [p['prediction'] for p in self.predictions],
+    )
+    by_example = self._metric.example_scores(self._statistics)
+    for i, prediction in enumerate(self.predictions):
+      prediction['scores'] = dict(
+        zip(self._metric.keys, by_example[i].tolist())
+      )
+      prediction['statistics'] = self._statistics[i].tolist()
+    return self._metric.corpus_scores(self._statistics)
+
+  def _task_scores(self, texts: Sequence[str]) -> dict[str, float]:
+    """Scores as seqio does; of what is reported, numbers are kept."""
+    postprocess = self._task.postprocess_fn
+    targets = [
+      postprocess(_text(e['targets_pretokenized']), example=e, is_target=True)
+      for e in self._examples
+    ]
+    answers = [
+      postprocess(text, example=e, is_target=False)
+      for text, e in zip(texts, self._examples, strict=True)
+    ]
+    scores = {}
+    for metric_fn in self._task.predict_metric_fns:
+      for name, value in metric_fn(targets, answers).items():
+        # seqio.metrics.Scalar has its number in `value`.
+        number = np.asarray(getattr(value, 'value', value))
+        if number.ndim == 0 and np.issubdtype(number.dtype, np.number):
+          scores[name] = float(number)
+    return scores
+
+  def _example_lengths(self, example, row: Sequence[int]) -> dict[str, Any]:
+    return predictions.example_lengths(
+      int(example['uncut_inputs_length']),
+      len(example['targets']),
+      len(row),
+      limits=self._limits,
+      ended=EOS_ID in row,
+    )
+
+  def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f'{self.split}/{name}': value for name, value in values.items()}
+
+
+def _references(example):
+  """Returns the text to score against: the answers, where there are several."""
+  answers = example.get('answers')
+  if np.ndim(answers) == 1:
+    return [_text(answer) for answer in answers]
+  return _text(example['targets_pretokenized'])
+
+
+def _text(value) -> str:
+  return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,94 @@
+"""T5's vocabulary: fetched once, whole, or read from a file."""
+
+import hashlib
+import io
+import urllib.error
+import urllib.request
+
+import pytest
+import sentencepiece
+import seqio
+
+from gqa_flax.data import vocabulary
+
+
+@pytest.fixture(scope='module')
+def model():
+  """The bytes of a small SentencePiece model."""
+  file = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(['one two three four', 'five six seven'] * 10),
+    model_writer=file,
+    vocab_size=21,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return file.getvalue()
+
+
+@pytest.fixture
+def served(model, monkeypatch):
+  """Serves the model in place of T5's; returns the requests made."""
+  requests = []
+
+  def urlopen(url, timeout):
+    requests.append(url)
+    return io.BytesIO(model)
+
+  digest = hashlib.sha256(model).hexdigest()
+  monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
+  monkeypatch.setattr(vocabulary, 'T5_SHA256', digest)
+  return requests
+
+
+def test_t5s_is_fetched_once(served, tmp_path):
+  for _ in range(2):
+    found = vocabulary.sentencepiece(cache_dir=tmp_path)
+    assert found.vocab_size == 121
+    assert found.decode(found.encode('six two')) == 'six two'
+  assert served == [vocabulary.T5_URL]
+
+
+def test_another_file_than_t5s_is_refused(served, tmp_path, monkeypatch):
+  monkeypatch.setattr(vocabulary, 'T5_SHA256', '0' * 64)
+  with pytest.raises(ConnectionError, match="is not T5's vocabulary"):
+    vocabulary.sentencepiece(cache_dir=tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_without_a_network_the_remedy_is_said(tmp_path, monkeypatch):
+  def urlopen(url, timeout):
+    raise urllib.error.URLError('no route')
+
+  monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
+  with pytest.raises(
+    ConnectionError, match=r'\(no route\); copy it here .*VOC'
+  ):
+    vocabulary.sentencepiece(cache_dir=tmp_path)
+
+
+def test_a_file_is_read(model, tmp_path):
+  path = tmp_path / 'pieces.model'
+  with pytest.raises(FileNotFoundError, match=f'no SentencePiece model {path}'):
+    vocabulary.sentencepiece(str(path))
+  path.write_bytes(model)
+  assert vocabulary.sentencepiece(str(path), extra_ids=5).vocab_size == 26
+
+
+def test_fingerprints_tell_vocabularies_apart(model, tmp_path):
+  path = tmp_path / 'pieces.model'
+  path.write_bytes(model)
+  found = [
+    vocabulary.fingerprint(v)
+    for v in (
+      vocabulary.sentencepiece(str(path)),
+      vocabulary.sentencepiece(str(path), extra_ids=0),
+      seqio.ByteVocabulary(),
+      seqio.ByteVocabulary(extra_ids=1),
+    )
+  ]
+  assert len(set(found)) == 4
+  assert found[0] == vocabulary.fingerprint(vocabulary.sentencepiece(str(path)))
