@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from gqa_flax.data import batches
+from gqa_flax.data.examples import read_examples
 from gqa_flax.evaluation import metrics
 
 EOS_ID = 1
@@ -73,7 +73,7 @@ def trivial_summaries(task) -> dict[str, float]:
   one: the words between "is a" and the next comma or clause.
   """
   train, validation, test = (
-    [_texts(example) for example in batches.examples(task, split, 10_000)]
+    [_texts(example) for example in read_examples(task, split, 10_000)]
     for split in ('train', 'validation', 'test')
   )
   frequent = collections.Counter(

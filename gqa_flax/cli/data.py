@@ -103,11 +103,11 @@ def check(args):
   gin_config.parse(args)
   if args.dry_run:
     return
-  from gqa_flax.data import batches
+  from gqa_flax.data.examples import read_example
 
   task = gin_config.call('gqa_flax.data.tasks', 'get_task')()
   lengths = gin_config.macro('TASK_FEATURE_LENGTHS')
-  example = batches.example(task, args.split, lengths, args.example)
+  example = read_example(task, args.split, lengths, args.example)
   in_color = args.color == 'always' or (
     args.color == 'auto'
     and sys.stdout.isatty()

@@ -65,7 +65,7 @@ def example(
 
   Args:
     task: a seqio task.
-    tokens: from `batches.example`.
+    tokens: from `examples.read_example`.
     lengths: to how many tokens inputs and targets are cut.
     in_color: whether neighbouring tokens have different colours; otherwise a
       bar stands between them.

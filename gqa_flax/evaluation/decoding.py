@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gqa_flax import partitioning
-from gqa_flax.data import batches
+from gqa_flax.data.examples import generation_batches
 from gqa_flax.evaluation.partial import Partial
 from gqa_flax.model.network import Transformer
 
@@ -52,7 +52,7 @@ def decode_tokens(
   done = list(partial.batches) if partial else []
   rest = examples[len(done) * batch_size :]
   for i, batch in enumerate(
-    batches.generation_batches(rest, sequence_length['inputs'], batch_size)
+    generation_batches(rest, sequence_length['inputs'], batch_size)
   ):
     inputs = partitioning.spread_batch(batch, mesh)['encoder_input_tokens']
     decoded = decode(model, params, inputs, sequence_length['targets'])

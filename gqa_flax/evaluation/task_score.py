@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gqa_flax.data import batches, tasks
+from gqa_flax.data import reading, tasks
+from gqa_flax.data.examples import read_examples
 from gqa_flax.evaluation import bootstrap, decoding, metrics, predictions
 from gqa_flax.evaluation.partial import Partial
 from gqa_flax.inference import EOS_ID
@@ -33,7 +34,7 @@ class TaskScore:
 
   def __init__(
     self,
-    task: batches.TaskOrMixture,
+    task: reading.TaskOrMixture,
     split: str,
     sequence_length: Mapping[str, int],
     batch_size: int,
@@ -78,7 +79,7 @@ class TaskScore:
     self._limits = dict(sequence_length)
     self._batch_size = batch_size
     self._decode = decode
-    self._examples = batches.examples(
+    self._examples = read_examples(
       task, split, sequence_length['inputs'], num_examples, use_cached
     )
 

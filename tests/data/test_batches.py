@@ -8,6 +8,7 @@ import seqio
 import tensorflow as tf
 
 from gqa_flax.data import batches, tasks
+from gqa_flax.data.examples import generation_batches, read_examples
 from gqa_flax.data.span_corruption import span_corruption
 
 LENGTHS = {'inputs': 32, 'targets': 16}
@@ -243,13 +244,13 @@ def test_hosts_share_the_rows_of_evaluation():
 
 
 def test_examples_keep_the_texts_and_make_generation_batches():
-  examples = batches.examples(tasks.get_task('words'), 'few', 4)
+  examples = read_examples(tasks.get_task('words'), 'few', 4)
   assert [e['targets_pretokenized'] for e in examples] == [
     f'{i} {i}'.encode() for i in range(10, 15)
   ]
   assert examples[1]['inputs_pretokenized'] == b'11 11 11 11 11'
   assert examples[1]['inputs'].tolist() == [11, 11, 11, 1]
-  first, last = batches.generation_batches(examples, 6, 3)
+  first, last = generation_batches(examples, 6, 3)
   np.testing.assert_array_equal(
     first['encoder_input_tokens'],
     [[10, 10, 10, 1, 0, 0], [11, 11, 11, 1, 0, 0], [12, 12, 12, 1, 0, 0]],
@@ -258,7 +259,7 @@ def test_examples_keep_the_texts_and_make_generation_batches():
     last['encoder_input_tokens'],
     [[13, 13, 13, 1, 0, 0], [14, 1, 0, 0, 0, 0], [0] * 6],
   )
-  assert len(batches.examples(tasks.get_task('words'), 'few', 4, 2)) == 2
+  assert len(read_examples(tasks.get_task('words'), 'few', 4, 2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_examples_know_how_long_their_inputs_were(finish, add_eos, kept):
     source=tasks.TextSource(lambda split: rows, ['test']),
     preprocessors=[seqio.preprocessors.tokenize, finish],
   )
-  examples = batches.examples(task, 'test', 4)
+  examples = read_examples(task, 'test', 4)
   assert [e['uncut_inputs_length'] for e in examples] == [
     len(text.split()) + add_eos for text in texts
   ]
@@ -305,7 +306,7 @@ def test_inputs_that_are_not_their_texts_tokens_are_of_unknown_length():
       seqio.preprocessors.append_eos_after_trim,
     ],
   )
-  (example,) = batches.examples(task, 'test', 4)
+  (example,) = read_examples(task, 'test', 4)
   assert example['inputs'].tolist() == [8, 9, 10, 1]
   assert example['uncut_inputs_length'] == 4
 

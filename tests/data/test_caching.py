@@ -7,6 +7,7 @@ import pytest
 import seqio
 
 from gqa_flax.data import batches, caching, on_disk, paper_tasks, tasks
+from gqa_flax.data.examples import read_examples
 
 VOCABULARY = seqio.ByteVocabulary(extra_ids=100)
 LENGTHS = {'inputs': 48, 'targets': 32}
@@ -48,7 +49,7 @@ def test_cached_examples_are_those_made_on_the_fly(task, cache):
   caching.add_folders([str(cache)])
   for split in task.splits:
     live, cached = (
-      batches.examples(task, split, 64, use_cached=use_cached)
+      read_examples(task, split, 64, use_cached=use_cached)
       for use_cached in (False, True)
     )
     assert len(live) == len(cached)
@@ -135,7 +136,7 @@ def test_statistics_count_examples_and_tokens(task, cache):
   caching.add_folders([str(cache)])
   assert caching.require(task) == caching.find(task)
   found = caching.statistics(caching.require(task))['validation']
-  examples = batches.examples(task, 'validation', 10**6)
+  examples = read_examples(task, 'validation', 10**6)
   assert found['examples'] == len(examples)
   # Without EOS, which is appended behind the cache.
   assert found['inputs_tokens'] == sum(len(e['inputs']) - 1 for e in examples)
@@ -147,14 +148,14 @@ def test_a_missing_cache_is_said_with_the_remedy(task):
     match=r"'trivia_qa' is not cached in .*cached_tasks: write the cache with "
     r'`gqa-flax data prepare trivia_qa --cache`',
   ):
-    batches.examples(task, 'train', 64, use_cached=True)
+    read_examples(task, 'train', 64, use_cached=True)
 
 
 def test_a_cache_of_another_vocabulary_is_refused(task, cache):
   caching.add_folders([str(cache)])
   other = tasks.get_task('trivia_qa', seqio.ByteVocabulary(extra_ids=7))
   with pytest.raises(ValueError, match=r'with vocabulary .*359 ids.*266 ids'):
-    batches.examples(other, 'train', 64, use_cached=True)
+    read_examples(other, 'train', 64, use_cached=True)
 
 
 def test_a_cache_of_another_data_set_is_refused(task, cache):
@@ -162,7 +163,7 @@ def test_a_cache_of_another_data_set_is_refused(task, cache):
   spec = paper_tasks.trivia_qa('trivia_qa/unfiltered:1.1.0')
   other = tasks.get_task('trivia_qa', VOCABULARY, spec)
   with pytest.raises(ValueError, match=r'data set trivia_qa/rc:1\.1\.0, but'):
-    batches.examples(other, 'train', 64, use_cached=True)
+    read_examples(other, 'train', 64, use_cached=True)
 
 
 def test_a_cache_that_others_made_is_read(task, cache, tmp_path):
@@ -171,7 +172,7 @@ def test_a_cache_that_others_made_is_read(task, cache, tmp_path):
   shutil.copytree(cache, tmp_path / 'theirs')
   (tmp_path / 'theirs' / 'trivia_qa' / 'gqa_flax.json').unlink()
   caching.add_folders([str(tmp_path / 'theirs')])
-  assert batches.examples(task, 'train', 64, use_cached=True)
+  assert read_examples(task, 'train', 64, use_cached=True)
 
 
 def test_an_unfinished_cache_is_none(task, cache, tmp_path):

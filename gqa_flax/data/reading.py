@@ -1,0 +1,110 @@
+"""From a seqio task to a dataset of tokenized examples."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import seqio
+import tensorflow as tf
+
+from gqa_flax.data import caching
+
+TaskOrMixture: TypeAlias = seqio.Task | seqio.Mixture
+
+# Evaluation draws the same spans every time.
+EVALUATION_SEED = 42
+
+
+def dataset(
+  task: TaskOrMixture,
+  split: str,
+  sequence_length: Mapping[str, int],
+  *,
+  num_examples: int | None = None,
+  seed: int = EVALUATION_SEED,
+  shuffle: bool = False,
+  num_epochs: int | None = 1,
+  use_cached: bool = False,
+  shard_info: seqio.ShardInfo | None = None,
+) -> tf.data.Dataset:
+  """Returns tokenized examples, having seen that there are any.
+
+  Args:
+    task: from `tasks.get_task`.
+    split: which split to read.
+    sequence_length: to how many tokens features are cut, EOS included.
+    num_examples: how many to read at most; None for all.
+    seed: for the order and for what the task itself draws.
+    shuffle: whether to shuffle.
+    num_epochs: how often to go through the data; None for no end.
+    use_cached: whether to read the task's cache; see `caching`.
+    shard_info: which part of the examples to read.
+
+  Raises:
+    ValueError: see `batches.train_batches`.
+    MissingDataError: the data set or the cache is not on disk.
+  """
+  _keep_off_gpus()
+  names = [part.partition('[')[0] for part in split.split('+')]
+  if unknown := set(names) - set(task.splits):
+    raise ValueError(
+      f'Task {task.name!r} has no split {sorted(unknown)[0]!r}: it has '
+      f'{", ".join(task.splits)}.'
+    )
+  if missing := {'inputs', 'targets'} - set(task.output_features):
+    raise ValueError(
+      f'Task {task.name!r} has no feature {sorted(missing)[0]!r}: an '
+      'encoder-decoder needs inputs and targets.'
+    )
+
+  if use_cached:
+    _require_caches(task)
+
+  def read(shuffle, num_epochs):
+    # An in-memory cache would make the saved position of an iterator as large
+    # as the data.
+    return task.get_dataset(
+      sequence_length,
+      split=split,
+      seed=seed,
+      shuffle=shuffle,
+      num_epochs=num_epochs,
+      try_in_mem_cache=False,
+      use_cached=use_cached,
+      shard_info=shard_info,
+    )
+
+  examples = read(shuffle, num_epochs)
+  # Repeating for ever examples of which none is left would hang.
+  once = examples if num_epochs else read(shuffle=False, num_epochs=1)
+  if not any(True for _ in once.take(1)):
+    part = (
+      f'shard {shard_info.index} of {shard_info.num_shards} of '
+      if shard_info
+      else ''
+    )
+    raise ValueError(
+      f'Task {task.name!r} has no examples in {part}its split {split!r}: '
+      'use another split, or fewer shards than it has examples.'
+    )
+  return examples.take(-1 if num_examples is None else num_examples)
+
+
+def options() -> tf.data.Options:
+  """Returns the options of every dataset here: the same order every time."""
+  chosen = tf.data.Options()
+  chosen.deterministic = True
+  return chosen
+
+
+def _require_caches(task: TaskOrMixture) -> None:
+  for part in task.tasks if isinstance(task, seqio.Mixture) else [task]:
+    if part.supports_caching:  # seqio reads the others from their source
+      caching.require(part)
+
+
+def _keep_off_gpus() -> None:
+  """Hides the GPUs from TensorFlow, which would take all their memory."""
+  # It refuses where TensorFlow is in use already, as its user wants it then.
+  with contextlib.suppress(RuntimeError):
+    tf.config.set_visible_devices([], 'GPU')
