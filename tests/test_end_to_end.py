@@ -1,5 +1,6 @@
 """The paper's pipeline on the command line, and a run that is killed."""
 
+import dataclasses
 import io
 import json
 import signal
@@ -191,3 +192,54 @@ def test_a_killed_run_ends_with_the_same_parameters(tmp_path):
   ]
   assert losses[0] == losses[1]
   assert [step for step, _ in losses[0]] == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_scores_the_same(
+  tmp_path, tiny_config, make_params
+):
+  """SIGKILL between two batches, then the same command again."""
+  config = dataclasses.replace(tiny_config, vocab_size=4160, num_kv_heads=2)
+  with native.checkpoint_manager(tmp_path / 'model') as manager:
+    native.save(manager, native.Checkpoint(3, make_params(config), config))
+  num_examples, batch_size = 400, 4
+
+  def command(name):
+    return [
+      sys.executable,
+      '-m',
+      'gqa_flax.cli',
+      'evaluate',
+      '--gin_file=gin_configs/tasks/wikipedia_summarization.gin',
+      gin_file('evaluate'),
+      f'--gin.CHECKPOINT={tmp_path / "model"}',
+      f'--gin.OUTPUT_DIR={tmp_path / name}',
+      f'--gin.NUM_EXAMPLES={num_examples}',
+      f'--gin.BATCH_SIZE={batch_size}',
+    ]
+
+  subprocess.run(command('whole'), check=True, capture_output=True)
+
+  partial = tmp_path / 'killed' / 'predictions.partial.jsonl'
+
+  def num_decoded():
+    return partial.read_text().count('\n') - 1 if partial.exists() else 0
+
+  process = subprocess.Popen(
+    command('killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+  )
+  while num_decoded() < 10:
+    assert process.poll() is None, 'it ended before it could be killed'
+    time.sleep(0.001)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert 10 <= num_decoded() < num_examples / batch_size
+  assert [p.name for p in partial.parent.iterdir()] == [partial.name]
+
+  subprocess.run(command('killed'), check=True, capture_output=True)
+  assert not partial.exists()
+  for file in ('predictions.jsonl', 'scores.json'):
+    whole, killed = (
+      (tmp_path / name / file).read_bytes() for name in ('whole', 'killed')
+    )
+    assert whole == killed
