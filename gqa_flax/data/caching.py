@@ -27,11 +27,6 @@ _LOCAL_RUNNER = (
 )
 
 
-def default_folder() -> epath.Path:
-  """Returns where caches lie if nothing else is said: beside TFDS's data."""
-  return on_disk.data_dir() / 'cached_tasks'
-
-
 def add_folders(folders: Sequence[str]) -> None:
   """Adds folders in which caches are looked for, as T5X's flag does."""
   seqio.add_global_cache_dirs([*folders])
@@ -39,7 +34,7 @@ def add_folders(folders: Sequence[str]) -> None:
 
 def find(task: seqio.Task) -> epath.Path | None:
   """Returns the folder of a task's complete cache, or None."""
-  add_folders([str(default_folder())])
+  add_folders([str(on_disk.cache_dir())])
   return epath.Path(task.cache_dir) if task.cache_dir else None
 
 
@@ -97,7 +92,7 @@ def write(
 
   Args:
     task: with a `seqio.CacheDatasetPlaceholder`.
-    folder: gets <task>/; None is `default_folder`.
+    folder: gets <task>/; None is `on_disk.cache_dir`.
     pipeline_options: Beam's, such as '--runner=DataflowRunner'.
     min_shards: how many files each split has at least, so that as many hosts
       read different ones.
@@ -114,7 +109,7 @@ def write(
       f'Task {task.name!r} cannot be cached: it has no CacheDatasetPlaceholder '
       'among its preprocessors.'
     )
-  root = epath.Path(folder) if folder else default_folder()
+  root = epath.Path(folder) if folder else on_disk.cache_dir()
   output = root / seqio.get_task_dir_from_name(task.name)
   if (output / 'COMPLETED').exists() and not overwrite:
     raise FileExistsError(

@@ -89,6 +89,18 @@ def manual_dir(data_dir_: str | os.PathLike | None = None) -> epath.Path:
   return data_dir(data_dir_) / 'downloads' / 'manual'
 
 
+def cache_dir(data_dir_: str | os.PathLike | None = None) -> epath.Path:
+  """Returns where tokenized tasks are cached, if nothing else is said."""
+  return data_dir(data_dir_) / 'cached_tasks'
+
+
+def is_cached(
+  task_name: str, data_dir_: str | os.PathLike | None = None
+) -> bool:
+  """Whether a complete cache of a task is in `cache_dir`."""
+  return (cache_dir(data_dir_) / task_name / 'COMPLETED').exists()
+
+
 def find(tfds_name: str, data_dir_: str | os.PathLike | None = None) -> OnDisk:
   """Returns what is there of a data set.
 

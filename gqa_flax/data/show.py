@@ -15,7 +15,7 @@ _RESET = '\x1b[0m'
 
 def overview(data_dir: str | None = None) -> str:
   """Returns a table of the paper's data sets."""
-  rows = [('task', 'data set', 'state', 'size', 'examples')]
+  rows = [('task', 'data set', 'state', 'size', 'cached', 'examples')]
   for task, data_set in catalogue.DATA_SETS.items():
     found = on_disk.find(data_set.tfds_name, data_dir)
     sizes = found.examples or data_set.examples
@@ -25,6 +25,7 @@ def overview(data_dir: str | None = None) -> str:
         data_set.tfds_name,
         _state(found, data_set),
         _bytes(found.num_bytes) if found.examples else _to_fetch(data_set),
+        'yes' if on_disk.is_cached(task, data_dir) else 'no',
         ' / '.join(f'{size:,}' for size in sizes.values()),
       )
     )

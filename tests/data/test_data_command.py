@@ -1,5 +1,6 @@
 """`gqa-flax data list | check | prepare`, and what a job says without data."""
 
+import shutil
 import subprocess
 import sys
 
@@ -67,7 +68,7 @@ def test_list_says_what_is_there(capsys, tmp_path, prepare):
   assert [line.split()[0] for line in lines[2:]] == [*catalogue.DATA_SETS]
   cnn = next(line for line in lines if line.startswith('cnn_dailymail'))
   assert ' '.join(cnn.split()) == (
-    'cnn_dailymail cnn_dailymail:3.4.0 missing 585.4 MB to fetch '
+    'cnn_dailymail cnn_dailymail:3.4.0 missing 585.4 MB to fetch no '
     '287,113 / 13,368 / 11,490'
   )
   folder = prepare('multi_news:2.1.0')
@@ -138,8 +139,6 @@ def test_check_explains_what_must_be_fetched_by_hand(capsys, tmp_path):
 
 
 def test_check_sees_a_torn_file(capsys, tmp_path, prepare):
-  import shutil
-
   shutil.copytree(
     prepare('multi_news:2.1.0') / 'multi_news', tmp_path / 'multi_news'
   )
@@ -255,6 +254,12 @@ def test_prepare_caches(capsys, use_tfds, tmp_path, bytes_task):
   assert header[:2] == ['split', 'examples'] and train[:2] == ['train', '14']
   files = list((tmp_path / 'cache').rglob('train.tfrecord*'))
   assert len(files) == 4
+  # `list` looks where a cache is by default.
+  data_dir = tmp_path / 'data'
+  shutil.copytree(tmp_path / 'cache', data_dir / 'cached_tasks')
+  _, listed, _ = run(capsys, 'list', f'--tfds_data_dir={data_dir}')
+  cached = [line.split()[0] for line in listed.splitlines() if ' yes ' in line]
+  assert cached == ['cnn_dailymail']
   status, _, err = run(capsys, *argv)
   assert status == 1 and 'is cached in' in err and '--overwrite' in err
 
