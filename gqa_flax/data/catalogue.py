@@ -19,6 +19,7 @@ class DataSet:
     manual_files: what must be fetched by hand,
     by_hand: and how.
     beam: whether the builder needs Apache Beam.
+    packages: what else it imports while it runs.
   """
 
   tfds_name: str
@@ -27,6 +28,7 @@ class DataSet:
   manual_files: tuple[str, ...] = ()
   by_hand: str = ''
   beam: bool = False
+  packages: tuple[str, ...] = ()
 
 
 def _splits(train: int, validation: int, test: int) -> dict[str, int]:
@@ -79,6 +81,7 @@ DATA_SETS: Mapping[str, DataSet] = {
     'c4/en:3.1.0',
     {'train': 364_868_892, 'validation': 364_608},
     beam=True,
+    packages=('langdetect', 'nltk'),
   ),
 }
 

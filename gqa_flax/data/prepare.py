@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -31,7 +32,7 @@ def prepare(
 
   Raises:
     MissingDataError: what must be fetched by hand has not been.
-    ModuleNotFoundError: Apache Beam is needed and not installed.
+    ModuleNotFoundError: a package is needed and not installed, such as Beam.
     ConnectionError: it cannot be downloaded.
   """
   found = on_disk.find(tfds_name)
@@ -41,6 +42,7 @@ def prepare(
   manual = epath.Path(manual_dir or on_disk.manual_dir()).expanduser()
   if published:
     _check_manual_files(published, manual)
+    _check_packages(published)
   config = tfds.download.DownloadConfig(manual_dir=manual)
   if published and published.beam:
     config = config.replace(beam_options=caching.beam_options(pipeline_options))
@@ -65,6 +67,16 @@ def _check_manual_files(published: catalogue.DataSet, folder: epath.Path):
       f'{published.tfds_name} is made of files that must be fetched by hand, '
       f'and {folder} lacks {", ".join(missing)}:\n'
       + published.by_hand.format(manual_dir=folder)
+    )
+
+
+def _check_packages(published: catalogue.DataSet):
+  missing = [p for p in published.packages if not find_spec(p)]
+  if missing:
+    raise ModuleNotFoundError(
+      f'{published.tfds_name} is made with packages that are not installed: run '
+      f'`pip install {" ".join(missing)}`, on the workers of --pipeline_options '
+      'too.'
     )
 
 

@@ -222,6 +222,17 @@ def test_prepare_reads_what_was_fetched_by_hand(
   assert status == 0 and 'val           5     10,000' in out.splitlines()
 
 
+def test_prepare_asks_for_packages_before_it_starts(
+  capsys, tmp_path, bytes_task, monkeypatch
+):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  monkeypatch.setattr('gqa_flax.data.prepare.find_spec', lambda name: None)
+  file = bytes_task('c4_span_corruption', {'inputs': 64, 'targets': 64})
+  status, _, err = run(capsys, 'prepare', file)
+  assert status == 1 and 'run `pip install langdetect nltk`, on the wor' in err
+  assert not (tmp_path / 'c4').exists()
+
+
 def test_prepare_says_that_there_is_no_network(
   capsys, tmp_path, bytes_task, monkeypatch
 ):
