@@ -74,9 +74,9 @@ def _check_packages(published: catalogue.DataSet):
   missing = [p for p in published.packages if not find_spec(p)]
   if missing:
     raise ModuleNotFoundError(
-      f'{published.tfds_name} is made with packages that are not installed: run '
-      f'`pip install {" ".join(missing)}`, on the workers of --pipeline_options '
-      'too.'
+      f'{published.tfds_name} is made with packages that are not installed: '
+      f'run `pip install {" ".join(missing)}`, on the workers of '
+      '--pipeline_options too.'
     )
 
 
