@@ -262,6 +262,29 @@ def test_choices_change_the_text(make_task):
   assert text('wmt14_en_de', 'Fish', prefix='de: ').startswith('de: Fish')
 
 
+def test_c4_hides_these_tokens(make_task, raw_files, t5_vocabulary):
+  raw = raw_files('c4/en:3.1.0').examples['train'][0]['text']
+  assert raw.startswith(
+    'The naïve beekeeper sold 1 € without a word.\n'
+    'The late lantern counted 2 letters at the mayor’s request.'
+  )
+  # Of 26 raw tokens 15% are hidden, 4, in one span.
+  task = make_task('c4_span_corruption', t5_vocabulary)
+  example = read(task, lengths={'inputs': 24, 'targets': 16})[0]
+  for name, text, ids in (
+    (
+      'inputs',
+      'The na ⁇ ve beekeeper sold 1 € without a word. The late lantern counte '
+      '<extra_id_0>',
+      '37 3 29 9 2 162 36 15 10477 1916 209 3416 406 3 9 1448 5 37 1480 24167 '
+      '3476 15 32099 1',
+    ),
+    ('targets', '<extra_id_0>d 2 letters at', '32099 26 204 5487 44 1'),
+  ):
+    assert example[name].tolist() == [*map(int, ids.split())]
+    assert t5_vocabulary.decode(example[name].tolist()).strip() == text
+
+
 def test_c4_is_corrupted_and_nothing_is_lost(
   make_task, raw_files, t5_vocabulary
 ):
