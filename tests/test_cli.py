@@ -70,6 +70,29 @@ def test_dry_run_prints_the_configuration_later_bindings_winning(capsys):
     assert line in lines
 
 
+def test_a_template_is_text_and_a_list_of_references_is_not(capsys):
+  argv = ['train', '--dry_run', '--gin_file=gin_configs/tasks/own_files.gin']
+  argv += [f'--gin_file={RUNS}/finetune.gin', '--gin.TARGETS={answer}']
+  argv += ['--gin.loop.train.evaluators=[@validation.ValidationLoss()]']
+  assert cli.main(argv) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert "TARGETS = '{answer}'" in lines
+  assert 'loop.train.evaluators = [@validation.ValidationLoss()]' in lines
+
+
+def test_a_macro_that_nothing_sets_is_named(capsys, tmp_path):
+  error = fails(
+    capsys,
+    'train',
+    *PRETRAIN[:2],
+    f'--gin_file={RUNS}/finetune.gin',
+    f'--gin.MODEL_DIR={tmp_path}',
+    '--gin.TRAIN_STEPS=1',
+    '--gin.INITIAL_CHECKPOINT_PATH=None',
+  )
+  assert 'KEEP_BEST has no value: no gin file given sets it' in error
+
+
 @pytest.mark.parametrize('run', ['pretrain', 'uptrain', 'finetune'])
 @pytest.mark.parametrize(
   'size', ['mini', 'small', 'base', 'large', 'xl', 'xxl']

@@ -178,7 +178,8 @@ def _as_gin_value(text: str) -> str:
   try:
     ast.literal_eval(text)
   except (SyntaxError, ValueError):
-    nested = text.startswith(('[', '(', '{'))
+    # Not a template such as {answer}, but a list of references.
+    nested = text.startswith(('[', '(', '{')) and re.search('[@%]', text)
     return text if nested else repr(text)
   return text
 

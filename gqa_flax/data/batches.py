@@ -19,7 +19,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from gqa_flax.data import reading
+from gqa_flax.data import reading, tasks
 from gqa_flax.data.iterator import Batch, BatchIterator
 from gqa_flax.data.reading import TaskOrMixture
 
@@ -89,6 +89,7 @@ def train_batches(
       shard_index=shard_index,
       num_shards=num_shards,
       use_cached=use_cached,
+      **tasks.choices(task.name),
     ),
   )
 

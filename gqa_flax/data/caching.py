@@ -15,8 +15,7 @@ from typing import Any
 import seqio
 from etils import epath
 
-from gqa_flax.data import on_disk
-from gqa_flax.data.sources import TfdsSource
+from gqa_flax.data import on_disk, tasks
 from gqa_flax.data.vocabulary import fingerprint
 
 _MADE_OF = 'gqa_flax.json'
@@ -70,13 +69,12 @@ def require(task: seqio.Task) -> epath.Path:
 
 def made_of(task: seqio.Task) -> dict[str, Any]:
   """Returns what a cache of the task depends on."""
-  source = task.source
   return {
     'vocabulary': {
       name: fingerprint(feature.vocabulary)
       for name, feature in task.output_features.items()
     },
-    'data set': source.tfds_name if isinstance(source, TfdsSource) else None,
+    **tasks.choices(task.name),
   }
 
 

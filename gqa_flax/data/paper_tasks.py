@@ -12,6 +12,7 @@ both ends are stripped (arXiv's abstracts begin with one).
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -65,7 +66,13 @@ def multi_news(
     )
     return _texts(prefix, document, example['summary'])
 
-  return _from_tfds('multi_news', tfds_name, to_text, metric='rouge')
+  return _from_tfds(
+    'multi_news',
+    tfds_name,
+    to_text,
+    metric='rouge',
+    choices={'prefix': prefix, 'separator': separator},
+  )
 
 
 def media_sum(
@@ -93,7 +100,12 @@ def media_sum(
 
   splits = {'train': 'train', 'validation': 'val', 'test': 'test'}
   return _from_tfds(
-    'media_sum', tfds_name, to_text, metric='rouge', splits=splits
+    'media_sum',
+    tfds_name,
+    to_text,
+    metric='rouge',
+    choices={'prefix': prefix, 'speakers': speakers},
+    splits=splits,
   )
 
 
@@ -112,7 +124,9 @@ def wmt14_en_de(
   def to_text(example):
     return _texts(prefix, example['en'], example['de'])
 
-  return _from_tfds('wmt14_en_de', tfds_name, to_text, metric='bleu')
+  return _from_tfds(
+    'wmt14_en_de', tfds_name, to_text, metric='bleu', choices={'prefix': prefix}
+  )
 
 
 def trivia_qa(
@@ -184,6 +198,11 @@ def trivia_qa(
     tfds_name,
     to_text,
     metric='trivia_qa',
+    choices={
+      'evidence': evidence,
+      'lowercase': lowercase,
+      'drop_without_evidence': drop_without_evidence,
+    },
     splits={name: name for name in ('train', 'validation')},
     before=(filter_evidence,) if drop_without_evidence else (),
   )
@@ -204,6 +223,7 @@ def c4_span_corruption(tfds_name: str = 'c4/en:3.1.0') -> TaskSpec:
     tfds_name,
     to_text,
     metric=None,
+    choices={},
     splits={name: name for name in ('train', 'validation')},
     after=(span_corruption,),
   )
@@ -217,7 +237,9 @@ def _summarization(
   def to_text(example):
     return _texts(prefix, example[document], example[summary])
 
-  return _from_tfds(task_name, tfds_name, to_text, metric='rouge')
+  return _from_tfds(
+    task_name, tfds_name, to_text, metric='rouge', choices={'prefix': prefix}
+  )
 
 
 def _from_tfds(
@@ -226,6 +248,7 @@ def _from_tfds(
   to_text: Callable,
   *,
   metric: str | None,
+  choices: Mapping[str, Any],
   splits: Mapping[str, str] = _SPLITS,
   before: tuple[Preprocessor, ...] = (),
   after: tuple[Preprocessor, ...] = (),
@@ -237,6 +260,7 @@ def _from_tfds(
     tfds_name: the data set: builder, configuration and version.
     to_text: from TFDS's example to the strings 'inputs' and 'targets'.
     metric: see `TaskSpec`.
+    choices: see `TaskSpec`; the data set is added.
     splits: from our names of the splits to TFDS's.
     before: preprocessors before `to_text`.
     after: preprocessors of token ids, behind what may be cached.
@@ -257,6 +281,7 @@ def _from_tfds(
     ),
     metric=metric,
     name=task_name,
+    choices={'tfds_name': tfds_name, **choices},
   )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -23,12 +24,15 @@ class TaskSpec:
       'targets' of token ids.
     metric: 'rouge', 'bleu', 'trivia_qa', or None where the loss is all.
     name: the only name that the task may go by; None for any.
+    choices: what else decides the examples, for JSON: neither a cache nor a
+      position in the data made with others is taken for this task's.
   """
 
   source: Callable[[], seqio.DataSource]
   preprocessors: Sequence[Preprocessor]
   metric: str | None
   name: str | None = None
+  choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class TextSource(seqio.DataSource):
@@ -120,7 +124,6 @@ class TfdsSource(seqio.TfdsDataSource):
       read_only=True,
     )
     self._task_name = task_name
-    self.tfds_name = tfds_name
 
   @property
   def tfds_dataset(self) -> seqio.utils.LazyTfdsLoader:

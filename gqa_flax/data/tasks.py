@@ -7,6 +7,8 @@ themselves are found as well.
 """
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 import seqio
 
@@ -60,7 +62,7 @@ TASKS: dict[str, TaskSpec] = {
 }
 
 # Of the tasks that `get_task` has registered.
-_metrics: dict[str, str | None] = {}
+_specs: dict[str, TaskSpec] = {}
 
 
 def get_task(
@@ -117,14 +119,19 @@ def metric_name(name: str) -> str | None:
 
   Tasks that `get_task` did not make have None.
   """
-  return _metrics.get(name)
+  return _specs[name].metric if name in _specs else None
+
+
+def choices(name: str) -> Mapping[str, Any]:
+  """Returns the choices of a task; none of those `get_task` did not make."""
+  return _specs[name].choices if name in _specs else {}
 
 
 def _register(
   name: str, spec: TaskSpec, vocabulary: seqio.Vocabulary
 ) -> seqio.Task:
   seqio.TaskRegistry.remove(name)
-  _metrics[name] = spec.metric
+  _specs[name] = spec
   return seqio.TaskRegistry.add(
     name,
     source=spec.source(),

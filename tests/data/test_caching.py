@@ -162,7 +162,17 @@ def test_a_cache_of_another_data_set_is_refused(task, cache):
   caching.add_folders([str(cache)])
   spec = paper_tasks.trivia_qa('trivia_qa/unfiltered:1.1.0')
   other = tasks.get_task('trivia_qa', VOCABULARY, spec)
-  with pytest.raises(ValueError, match=r'data set trivia_qa/rc:1\.1\.0, but'):
+  with pytest.raises(ValueError, match=r'tfds_name trivia_qa/rc:1\.1\.0, but'):
+    read_examples(other, 'train', 64, use_cached=True)
+
+
+def test_a_cache_of_another_text_is_refused(task, cache):
+  caching.add_folders([str(cache)])
+  spec = paper_tasks.trivia_qa(evidence='both')
+  other = tasks.get_task('trivia_qa', VOCABULARY, spec)
+  with pytest.raises(
+    ValueError, match='evidence wikipedia, but the task has b'
+  ):
     read_examples(other, 'train', 64, use_cached=True)
 
 

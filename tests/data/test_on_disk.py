@@ -116,8 +116,8 @@ def test_the_catalogue_names_what_the_tasks_read():
   from gqa_flax.data import tasks
 
   for name, data_set in catalogue.DATA_SETS.items():
-    source = tasks.TASKS[name].source()
-    assert source.tfds_name == data_set.tfds_name
+    spec = tasks.TASKS[name]
+    assert spec.choices['tfds_name'] == data_set.tfds_name
     assert catalogue.published(data_set.tfds_name) is data_set
   assert catalogue.published('cnn_dailymail:1.0.0') is None
 

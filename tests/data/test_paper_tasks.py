@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from gqa_flax.data import batches, catalogue, paper_tasks, tasks, vocabulary
 
@@ -385,12 +386,26 @@ def test_the_stream_goes_on_with_the_next_example(name, make_task, tmp_path):
       np.testing.assert_array_equal(before[key], after[key], err_msg=key)
 
 
-def test_nothing_but_tokens_is_buffered(make_task):
-  """A shuffle buffer of documents would be part of every saved position."""
-  task = batches._tokens_alone(make_task('trivia_qa'))
-  assert set(task.get_dataset(SHORT, 'train').element_spec) == set(SHORT)
-  # So would the copy of a whole data set that TFDS keeps of small ones.
-  assert not task.source.tfds_dataset.read_config.try_autocache
+def test_a_stream_of_another_text_is_not_gone_on_with(make_task, tmp_path):
+  batches.train_batches(make_task('media_sum'), SHORT, 2, seed=3).save(tmp_path)
+  other = make_task('media_sum', speakers=False)
+  with pytest.raises(
+    ValueError, match='is for speakers = True, but now it is F'
+  ):
+    batches.train_batches(other, SHORT, 2, seed=3).restore(tmp_path)
+
+
+def test_nothing_but_tokens_is_buffered(make_task, monkeypatch):
+  """Whatever is kept in memory is part of every saved position."""
+  task = make_task('multi_news')
+  tokens_alone = batches._tokens_alone(task)
+  assert set(tokens_alone.get_dataset(SHORT, 'train').element_spec) == {*SHORT}
+
+  def refuse(self, *args, **kwargs):
+    raise AssertionError('a copy of the data set would be kept')
+
+  monkeypatch.setattr(tf.data.Dataset, 'cache', refuse)
+  next(batches.train_batches(task, SHORT, 2, seed=3))
 
 
 def test_a_task_is_not_made_under_the_name_of_another():
