@@ -220,6 +220,9 @@ def test_prepare_reads_what_was_fetched_by_hand(
   manual = raw_files('media_sum:1.0.0').manual_dir
   status, out, _ = run(capsys, 'prepare', file, f'--manual_dir={manual}')
   assert status == 0 and 'val           5     10,000' in out.splitlines()
+  # Once it is written, the files may go.
+  status, out, _ = run(capsys, 'prepare', file)
+  assert status == 0 and 'val           5     10,000' in out.splitlines()
 
 
 def test_prepare_asks_for_packages_before_it_starts(
