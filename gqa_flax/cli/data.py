@@ -133,6 +133,8 @@ def prepare(args):
       tfds_name, manual_dir=args.manual_dir, pipeline_options=options
     )
     print(show.on_disk_table(found))
+  elif not args.cache:
+    print(f'{args.task} reads no data set of TFDS: there is nothing to fetch.')
   if args.cache:
     task = gin_config.call('gqa_flax.data.tasks', 'get_task')()
     folder = caching.write(

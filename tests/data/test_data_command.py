@@ -225,6 +225,15 @@ def test_prepare_reads_what_was_fetched_by_hand(
   assert status == 0 and 'val           5     10,000' in out.splitlines()
 
 
+def test_prepare_has_nothing_to_do_for_other_tasks(capsys):
+  status, out, _ = run(capsys, 'prepare', 'wikipedia_summarization')
+  assert status == 0
+  assert out == (
+    'wikipedia_summarization reads no data set of TFDS: there is nothing to '
+    'fetch.\n'
+  )
+
+
 def test_prepare_asks_for_packages_before_it_starts(
   capsys, tmp_path, bytes_task, monkeypatch
 ):
