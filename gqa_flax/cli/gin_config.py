@@ -11,7 +11,7 @@ import importlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -112,15 +112,10 @@ def scan(args, name: str) -> Any:
   """Returns the value of a macro as files and bindings spell it, or None.
 
   Reading the text takes no time, where parsing it imports TensorFlow and JAX.
-  Macros of included files and values that are no literals are not seen.
+  Values that are no literals are not seen.
   """
-  lines = [
-    line
-    for file in args.gin_file
-    for folder in ('', *_search_paths(args))
-    if (path := pathlib.Path(folder, file)).is_file()
-    for line in path.read_text().splitlines()
-  ]
+  folders = ['', *_search_paths(args)]
+  lines = [line for file in args.gin_file for line in _lines(file, folders)]
   value = None
   for line in (*lines, *args.gin_bindings):
     if found := re.fullmatch(rf'{name}\s*=\s*([^#]*?)\s*(#.*)?', line):
@@ -129,6 +124,17 @@ def scan(args, name: str) -> Any:
     return ast.literal_eval(value) if value else None
   except (SyntaxError, ValueError):
     return None
+
+
+def _lines(file: str, folders: Sequence[str]) -> Iterator[str]:
+  """Yields the lines of a gin file, and of those that it includes."""
+  paths = [pathlib.Path(folder, file) for folder in folders]
+  path = next((path for path in paths if path.is_file()), None)
+  for line in path.read_text().splitlines() if path else ():
+    if found := re.fullmatch(r"""include\s+['"](.*)['"].*""", line):
+      yield from _lines(found[1], folders)
+    else:
+      yield line
 
 
 def find_folder(args, name: str) -> str:

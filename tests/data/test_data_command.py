@@ -43,7 +43,6 @@ def bytes_task(tmp_path):
       'from __gin__ import dynamic_registration\n'
       f"include 'gin_configs/tasks/{name}.gin'\n"
       'import seqio\n'
-      f"TFDS_NAME = '{catalogue.DATA_SETS[name].tfds_name}'\n"
       f'TASK_FEATURE_LENGTHS = {lengths}\n'
       'VOCABULARY = @seqio.ByteVocabulary()\n'
     )
