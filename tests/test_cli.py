@@ -80,6 +80,28 @@ def test_a_template_is_text_and_a_list_of_references_is_not(capsys):
   assert 'loop.train.evaluators = [@validation.ValidationLoss()]' in lines
 
 
+def test_what_files_refer_to_may_be_bound(capsys, tmp_path):
+  argv = [
+    'train',
+    '--dry_run',
+    *PRETRAIN[:2],
+    f'--gin_file={RUNS}/finetune.gin',
+  ]
+  assert cli.main([*argv, '--gin.KEEP_BEST=validation/f1']) == 0
+  assert "KEEP_BEST = 'validation/f1'" in capsys.readouterr().out.splitlines()
+
+
+def test_gin_files_are_found_from_any_folder(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'mine.gin').write_text(
+    "include 'gin_configs/tasks/wikipedia_summarization.gin'\n"
+  )
+  argv = ['train', '--dry_run', '--gin_file=gin_configs/models/mini.gin']
+  argv += ['--gin_file=mine.gin', f'--gin_file={RUNS}/finetune.gin']
+  assert cli.main(argv) == 0
+  assert 'BATCH_SIZE = 128' in capsys.readouterr().out.splitlines()
+
+
 def test_a_macro_that_nothing_sets_is_named(capsys, tmp_path):
   error = fails(
     capsys,

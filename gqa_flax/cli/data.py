@@ -7,7 +7,10 @@ import argparse
 import difflib
 import os
 import pathlib
+import re
 import sys
+
+from etils import epath
 
 from gqa_flax.cli import gin_config
 from gqa_flax.data import catalogue, on_disk
@@ -48,11 +51,14 @@ def add_commands(commands):
       formatter_class=raw,
     )
     command.set_defaults(run=run)
-    gin_config.add_arguments(command)
     add = command.add_argument
-    if run is not list_:
-      add('task', metavar='TASK')
-      add('--manual_dir', help='of files that were fetched by hand')
+    if run is list_:
+      add('--tfds_data_dir', help='of data sets; TFDS_DATA_DIR by default')
+      add('--debug', action='store_true', help='show tracebacks')
+      continue
+    gin_config.add_arguments(command)
+    add('task', metavar='TASK')
+    add('--manual_dir', help='of files that were fetched by hand')
     if run is check:
       add('--split', default='train', help='of the example; train by default')
       add('--example', type=int, default=0, help='which one; 0 by default')
@@ -65,7 +71,7 @@ def add_commands(commands):
       add(
         '--pipeline_options',
         default='',
-        help="Beam's, comma-separated, such as --runner=FlinkRunner",
+        help="Beam's, with ',' before each --, such as --runner=FlinkRunner",
       )
 
 
@@ -85,10 +91,9 @@ def check(args):
   if tfds_name and not args.dry_run:
     found = on_disk.find(tfds_name, args.tfds_data_dir)
     print(show.on_disk_table(found))
-    published = catalogue.published(tfds_name)
+    published = catalogue.of_any_version(tfds_name)
     if not found.examples and published and published.by_hand:
-      folder = args.manual_dir or on_disk.manual_dir(args.tfds_data_dir)
-      print(f'\n{published.by_hand.format(manual_dir=folder)}')
+      print(f'\n{published.by_hand.format(manual_dir=_manual_dir(args))}')
       print(f'4. gqa-flax data prepare {args.task}', flush=True)
       raise on_disk.MissingDataError(
         f'{tfds_name} must be fetched by hand, by the four steps above.'
@@ -120,15 +125,19 @@ def check(args):
 def prepare(args):
   """Fetches a task's data set; with --cache tokenizes it ahead of training."""
   _add_task_file(args)
+  early = gin_config.scan(args, 'TFDS_NAME')
+  if early and not args.dry_run:
+    if not on_disk.find(early, args.tfds_data_dir).is_whole:
+      on_disk.require_manual_files(early, _manual_dir(args))
   gin_config.parse(args)
   if args.dry_run:
     return
   from gqa_flax.data import caching, show
   from gqa_flax.data import prepare as preparation
 
-  options = [o for o in args.pipeline_options.split(',') if o]
-  tfds_name = gin_config.scan(args, 'TFDS_NAME')
-  if tfds_name:
+  # A value may have commas of its own.
+  options = [o for o in re.split(',(?=--)', args.pipeline_options) if o]
+  if tfds_name := gin_config.find_macro('TFDS_NAME'):
     found = preparation.prepare(
       tfds_name, manual_dir=args.manual_dir, pipeline_options=options
     )
@@ -145,6 +154,12 @@ def prepare(args):
       overwrite=args.overwrite,
     )
     print(show.cache_table(folder, caching.statistics(folder)))
+
+
+def _manual_dir(args) -> epath.Path:
+  """Returns where files that were fetched by hand lie: by default TFDS's."""
+  chosen = args.manual_dir or on_disk.manual_dir(args.tfds_data_dir)
+  return epath.Path(chosen).expanduser()
 
 
 def _add_task_file(args):

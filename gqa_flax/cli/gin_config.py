@@ -59,6 +59,9 @@ def parse(args):
   """
   _choose_folders(args)
   gin.clear_config()
+  # Files alone: gin would look into Python packages before our search paths,
+  # and fail on gin_configs/, a folder that looks like one.
+  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
   for folder in _search_paths(args):
     gin.add_config_file_search_path(str(folder))
   for path in args.gin_file:
@@ -71,7 +74,8 @@ def parse(args):
       ) from error
     except Exception as error:
       raise UsageError(flatten(f'{path}: {error}')) from error
-  known = _macros()
+  referenced = re.findall(r'%([A-Z]\w*)', gin.config_str())
+  known = {*_macros(), *referenced}
   for binding in args.gin_bindings:
     _bind(binding, known)
   missing = [n for n, value in _macros().items() if value == '%gin.REQUIRED']
@@ -116,7 +120,7 @@ def scan(args, name: str) -> Any:
   """
   folders = ['', *_search_paths(args)]
   lines = [line for file in args.gin_file for line in _lines(file, folders)]
-  value = None
+  value: str | None = None
   for line in (*lines, *args.gin_bindings):
     if found := re.fullmatch(rf'{name}\s*=\s*([^#]*?)\s*(#.*)?', line):
       value = _as_gin_value(found[1])
@@ -124,6 +128,13 @@ def scan(args, name: str) -> Any:
     return ast.literal_eval(value) if value else None
   except (SyntaxError, ValueError):
     return None
+
+
+def binds_parameter(args, name: str) -> bool:
+  """Whether a binding sets a parameter of this name, of whatever function."""
+  return any(
+    re.match(rf'\S*\.{name}\s*=', binding) for binding in args.gin_bindings
+  )
 
 
 def _lines(file: str, folders: Sequence[str]) -> Iterator[str]:
@@ -210,6 +221,11 @@ def macro(name: str):
 def call(module: str, name: str) -> Callable:
   """Returns a function of ours with its parameters bound by gin."""
   return gin.get_configurable(getattr(importlib.import_module(module), name))
+
+
+def find_macro(name: str) -> Any:
+  """Returns the value of a macro, or None if there is none."""
+  return macro(name) if name in _macros() else None
 
 
 def config_str() -> str:

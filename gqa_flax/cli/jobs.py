@@ -151,8 +151,10 @@ def _require_data(args):
   """Says what data is missing before TensorFlow and JAX are loaded."""
   tfds_name = gin_config.scan(args, 'TFDS_NAME')
   cached = gin_config.scan(args, 'USE_CACHED_TASKS')
-  if tfds_name and not cached and not args.dry_run:
-    task = gin_config.scan(args, 'MIXTURE_OR_TASK_NAME')
+  # Bound past the macro, it is another data set that is read.
+  direct = gin_config.binds_parameter(args, 'tfds_name')
+  if tfds_name and not (cached or direct or args.dry_run):
+    task = gin_config.scan(args, 'MIXTURE_OR_TASK_NAME') or 'TASK'
     on_disk.require(tfds_name, task, args.tfds_data_dir)
 
 

@@ -47,8 +47,8 @@ def compare(args):
 
   _print(
     comparison.compare(
-      args.a.split(','),
-      args.b.split(','),
+      [run for run in args.a.split(',') if run],
+      [run for run in args.b.split(',') if run],
       confidence=args.confidence,
       num_resamples=args.num_resamples,
       seed=args.seed,

@@ -89,7 +89,7 @@ def train_batches(
       shard_index=shard_index,
       num_shards=num_shards,
       use_cached=use_cached,
-      **tasks.choices(task.name),
+      **tasks.choices(task),
     ),
   )
 

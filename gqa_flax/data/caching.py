@@ -5,7 +5,7 @@ Apache Beam, and written as shards of token ids; `use_cached` then reads those.
 A cache lies in <folder>/<task>/. seqio takes one for complete when it holds a
 file COMPLETED, and knows it by the name of the task alone; ours also hold
 gqa_flax.json, which says what the task was, so that a cache of another
-vocabulary or data set is not taken for the right one.
+vocabulary, data set or text is not taken for the right one.
 """
 
 import json
@@ -42,7 +42,7 @@ def require(task: seqio.Task) -> epath.Path:
 
   Raises:
     MissingDataError: there is none.
-    ValueError: it was made for another vocabulary or from another data set.
+    ValueError: it was made with another vocabulary or other choices.
   """
   folder = find(task)
   if folder is None:
@@ -74,7 +74,7 @@ def made_of(task: seqio.Task) -> dict[str, Any]:
       name: fingerprint(feature.vocabulary)
       for name, feature in task.output_features.items()
     },
-    **tasks.choices(task.name),
+    **tasks.choices(task),
   }
 
 
@@ -97,7 +97,7 @@ def write(
     overwrite: whether a cache that is there is replaced.
 
   Raises:
-    FileExistsError: there is one already.
+    FileExistsError: there is one already, or something else in its place.
     ValueError: the task cannot be cached.
     MissingDataError: the task's data set is not on disk.
     ModuleNotFoundError: Apache Beam is not installed.
@@ -114,9 +114,19 @@ def write(
       f'Task {task.name!r} is cached in {output} already; give --overwrite to '
       'write it anew.'
     )
-  _run_pipeline(task, output, pipeline_options, min_shards)
-  (output / _MADE_OF).write_text(json.dumps(made_of(task), indent=2) + '\n')
-  (output / 'COMPLETED').write_text('')
+  if output.exists() and not (output / 'COMPLETED').exists():
+    raise FileExistsError(
+      f'{output} is there and is no cache; perhaps a data set of that name: '
+      'choose another --cache_dir.'
+    )
+  unfinished = output.with_name(f'{output.name}.incomplete')
+  _run_pipeline(task, unfinished, pipeline_options, min_shards)
+  record = json.dumps(made_of(task), indent=2) + '\n'
+  (unfinished / _MADE_OF).write_text(record)
+  (unfinished / 'COMPLETED').write_text('')
+  if output.exists():
+    output.rmtree()
+  unfinished.rename(output)
   return output
 
 
@@ -134,8 +144,7 @@ def _run_pipeline(task, output, pipeline_options, min_shards):
     split: beam_utils.PreprocessTask(task, split, setup_fn=setup)
     for split in task.splits
   }
-  # All that could fail for want of data has not failed: the old one may go.
-  if output.exists():
+  if output.exists():  # of a run that was stopped
     output.rmtree()
   output.mkdir(parents=True)
   with beam.Pipeline(options=options) as pipeline:

@@ -88,5 +88,15 @@ DATA_SETS: Mapping[str, DataSet] = {
 
 def published(tfds_name: str) -> DataSet | None:
   """Returns what was published under this name; None for other data sets."""
-  by_name = {data_set.tfds_name: data_set for data_set in DATA_SETS.values()}
-  return by_name.get(tfds_name)
+  data_set = of_any_version(tfds_name)
+  return data_set if data_set and data_set.tfds_name == tfds_name else None
+
+
+def of_any_version(tfds_name: str) -> DataSet | None:
+  """Returns the data set of this name, whatever the version."""
+
+  def unversioned(name):
+    return name.partition(':')[0]
+
+  by_name = {unversioned(x.tfds_name): x for x in DATA_SETS.values()}
+  return by_name.get(unversioned(tfds_name))

@@ -132,7 +132,13 @@ def find(tfds_name: str, data_dir_: str | os.PathLike | None = None) -> OnDisk:
   splits: tuple[Split, ...] = ()
   missing: tuple[str, ...] = ()
   if info_file.exists():
-    splits = _splits(json.loads(info_file.read_text()))
+    try:
+      splits = _splits(json.loads(info_file.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+      raise MissingDataError(
+        f'{info_file} is not what TFDS writes ({error!r}): remove its folder, '
+        'and write it anew with `gqa-flax data prepare`.'
+      ) from None
     present = {path.name for path in folder.iterdir()}
     files = [file for split in splits for file in split.files]
     missing = tuple(file for file in files if file not in present)
@@ -157,21 +163,16 @@ def require(
   found = find(tfds_name, data_dir_)
   if found.is_whole:
     return found
-  published = catalogue.published(tfds_name)
-  by_hand = published is not None and published.by_hand
+  if found.missing_files:
+    raise incomplete(found)
+  data_set = catalogue.of_any_version(tfds_name)
+  by_hand = data_set is not None and data_set.by_hand
   remedy = (
     f'see what to do with `gqa-flax data check {task_name}`'
     if by_hand
     else f'fetch it with `gqa-flax data prepare {task_name}`'
   )
   where = data_dir(data_dir_)
-  if found.missing_files:
-    raise MissingDataError(
-      f'The data set {tfds_name} of task {task_name!r} lacks '
-      f'{len(found.missing_files)} of its files in {found.folder}, such as '
-      f'{found.missing_files[0]}: remove that folder, and write it anew with '
-      f'`gqa-flax data prepare {task_name}`.'
-    )
   others = (
     f' (only version {", ".join(found.other_versions)} is there)'
     if found.other_versions
@@ -183,16 +184,42 @@ def require(
   )
 
 
+def incomplete(found: OnDisk) -> MissingDataError:
+  """Returns the error of a data set of which files are gone."""
+  return MissingDataError(
+    f'The data set {found.tfds_name} lacks {len(found.missing_files)} of its '
+    f'files in {found.folder}, such as {found.missing_files[0]}: remove that '
+    'folder, and write it anew with `gqa-flax data prepare`.'
+  )
+
+
+def require_manual_files(tfds_name: str, folder: epath.Path) -> None:
+  """Sees that what must be fetched by hand has been.
+
+  Raises:
+    MissingDataError: it has not; the steps are said.
+  """
+  data_set = catalogue.of_any_version(tfds_name)
+  wanted = data_set.manual_files if data_set else ()
+  missing = [file for file in wanted if not (folder / file).exists()]
+  if missing:
+    raise MissingDataError(
+      f'{tfds_name} is made of files that must be fetched by hand, and '
+      f'{folder} lacks {", ".join(missing)}:\n'
+      + data_set.by_hand.format(manual_dir=folder)
+    )
+
+
 def _splits(info: Mapping) -> tuple[Split, ...]:
   """Reads the splits of a dataset_info.json."""
   return tuple(
     Split(
       split['name'],
-      sum(map(int, split['shardLengths'])),
-      int(split['numBytes']),
+      sum(map(int, split.get('shardLengths', ()))),
+      int(split.get('numBytes', 0)),
       tuple(_files(info, split)),
     )
-    for split in info['splits']
+    for split in info.get('splits', ())
   )
 
 
@@ -201,7 +228,7 @@ def _files(info: Mapping, split: Mapping) -> list[str]:
   template = split.get(
     'filepathTemplate', '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
   )
-  num_shards = len(split['shardLengths'])
+  num_shards = len(split.get('shardLengths', ()))
   return [
     template.format(
       DATASET=info['name'],

@@ -61,9 +61,8 @@ def multi_news(
   """
 
   def to_text(example):
-    document = tf.strings.regex_replace(
-      example['document'], r'\|\|\|\|\|', separator
-    )
+    documents = tf.strings.split(example['document'], '|||||')
+    document = tf.strings.reduce_join(documents, separator=separator)
     return _texts(prefix, document, example['summary'])
 
   return _from_tfds(
@@ -131,6 +130,7 @@ def wmt14_en_de(
 
 def trivia_qa(
   tfds_name: str = 'trivia_qa/rc:1.1.0',
+  prefix: str = 'question: ',
   evidence: str = 'wikipedia',
   lowercase: bool = True,
   drop_without_evidence: bool = False,
@@ -144,6 +144,7 @@ def trivia_qa(
 
   Args:
     tfds_name: see `_from_tfds`.
+    prefix: before the question.
     evidence: 'wikipedia' (the entity pages), 'search' (the search results), or
       'both', Wikipedia first.
     lowercase: whether inputs and targets are lower-cased.
@@ -178,7 +179,7 @@ def trivia_qa(
   def to_text(example):
     context = tf.strings.reduce_join(pages(example), separator=' ')
     inputs = tf.strings.join([example['question'], ' context: ', context])
-    texts = _texts('question: ', inputs, example['answer']['value'])
+    texts = _texts(prefix, inputs, example['answer']['value'])
     if lowercase:
       texts = {
         name: tf.strings.lower(text, encoding='utf-8')
@@ -199,6 +200,7 @@ def trivia_qa(
     to_text,
     metric='trivia_qa',
     choices={
+      'prefix': prefix,
       'evidence': evidence,
       'lowercase': lowercase,
       'drop_without_evidence': drop_without_evidence,

@@ -31,20 +31,23 @@ def prepare(
     What is on disk now.
 
   Raises:
-    MissingDataError: what must be fetched by hand has not been.
+    MissingDataError: what must be fetched by hand has not been, or what was
+      prepared is not whole any more.
     ModuleNotFoundError: a package is needed and not installed, such as Beam.
     ConnectionError: it cannot be downloaded.
   """
   found = on_disk.find(tfds_name)
+  if found.missing_files:
+    raise on_disk.incomplete(found)  # TFDS would leave it as it is
   if found.is_whole:
     return found
-  published = catalogue.published(tfds_name)
   manual = epath.Path(manual_dir or on_disk.manual_dir()).expanduser()
-  if published:
-    _check_manual_files(published, manual)
-    _check_packages(published)
+  on_disk.require_manual_files(tfds_name, manual)
   config = tfds.download.DownloadConfig(manual_dir=manual)
-  if published and published.beam:
+  data_set = catalogue.of_any_version(tfds_name)
+  if data_set:
+    _check_packages(data_set)
+  if pipeline_options or (data_set and data_set.beam):
     config = config.replace(beam_options=caching.beam_options(pipeline_options))
   builder = tfds.builder(tfds_name, data_dir=on_disk.data_dir())
   try:
@@ -60,21 +63,11 @@ def prepare(
   return on_disk.find(tfds_name)
 
 
-def _check_manual_files(published: catalogue.DataSet, folder: epath.Path):
-  missing = [f for f in published.manual_files if not (folder / f).exists()]
-  if missing:
-    raise on_disk.MissingDataError(
-      f'{published.tfds_name} is made of files that must be fetched by hand, '
-      f'and {folder} lacks {", ".join(missing)}:\n'
-      + published.by_hand.format(manual_dir=folder)
-    )
-
-
-def _check_packages(published: catalogue.DataSet):
-  missing = [p for p in published.packages if not find_spec(p)]
+def _check_packages(data_set: catalogue.DataSet):
+  missing = [p for p in data_set.packages if not find_spec(p)]
   if missing:
     raise ModuleNotFoundError(
-      f'{published.tfds_name} is made with packages that are not installed: '
+      f'{data_set.tfds_name} is made with packages that are not installed: '
       f'run `pip install {" ".join(missing)}`, on the workers of '
       '--pipeline_options too.'
     )

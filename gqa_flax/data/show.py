@@ -72,7 +72,8 @@ def example(
       bar stands between them.
   """
   parts = []
-  for name, feature in task.output_features.items():
+  for name in ('inputs', 'targets'):
+    feature = task.output_features[name]
     uncut = tokens[f'uncut_{name}_length']
     cut = f', cut to {lengths[name]:,}' if uncut > lengths[name] else ''
     parts.append(f'{name}: {uncut:,} tokens{cut} (limit {lengths[name]:,})')
@@ -93,7 +94,7 @@ def _tokens(ids: Sequence[int], vocabulary, in_color: bool) -> str:
   pieces = [_piece(i, vocabulary) for i in ids]
   if not in_color:
     return '|'.join(pieces)
-  first_sentinel = vocabulary.vocab_size - vocabulary.extra_ids
+  first_sentinel = vocabulary.vocab_size - getattr(vocabulary, 'extra_ids', 0)
   colored = []
   for position, (i, piece) in enumerate(zip(ids, pieces)):
     special = i <= 1 or i >= first_sentinel

@@ -7,7 +7,6 @@ themselves are found as well.
 """
 
 import difflib
-from collections.abc import Mapping
 from typing import Any
 
 import seqio
@@ -122,9 +121,14 @@ def metric_name(name: str) -> str | None:
   return _specs[name].metric if name in _specs else None
 
 
-def choices(name: str) -> Mapping[str, Any]:
-  """Returns the choices of a task; none of those `get_task` did not make."""
-  return _specs[name].choices if name in _specs else {}
+def choices(task: seqio.Task | seqio.Mixture) -> dict[str, Any]:
+  """Returns the choices of a task, or by name those of a mixture's tasks.
+
+  Tasks that `get_task` did not make have none.
+  """
+  if isinstance(task, seqio.Mixture):
+    return {part.name: choices(part) for part in task.tasks}
+  return dict(_specs[task.name].choices) if task.name in _specs else {}
 
 
 def _register(

@@ -126,12 +126,19 @@ def compare(
 
   Raises:
     FileNotFoundError: a folder holds no evaluation.
-    ValueError: a side has no runs or one of them twice, or a run has no scores
-      by example, or is of another metric or other examples than the first.
+    ValueError: an argument is out of range, a side has no runs or one of them
+      twice, or a run has no scores by example, or is of another metric or other
+      examples than the first.
   """
   settings: dict[str, Any] = dict(
     confidence=confidence, num_resamples=num_resamples, seed=seed
   )
+  if not (0 < confidence < 1 and num_resamples > 0 and seed >= 0):
+    raise ValueError(
+      f'confidence is {confidence}, num_resamples {num_resamples} and seed '
+      f'{seed}: give a confidence between 0 and 1, such as 0.95, at least one '
+      'resample, and a seed of at least 0.'
+    )
   predictions.check_runs(a)
   predictions.check_runs(b)
   runs = _read([*a, *b])

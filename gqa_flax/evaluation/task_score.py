@@ -110,8 +110,8 @@ class TaskScore:
     self.predictions = [
       {
         'index': i,
-        'inputs': _text(example['inputs_pretokenized']),
-        'target': _references(example),
+        'inputs': self._text_of(example, 'inputs'),
+        'target': self._references(example),
         'prediction': texts[i],
         **self._example_lengths(example, tokens[i]),
       }
@@ -181,7 +181,7 @@ class TaskScore:
     """Scores as seqio does; of what is reported, numbers are kept."""
     postprocess = self._task.postprocess_fn
     targets = [
-      postprocess(_text(e['targets_pretokenized']), example=e, is_target=True)
+      postprocess(self._text_of(e, 'targets'), example=e, is_target=True)
       for e in self._examples
     ]
     answers = [
@@ -206,16 +206,22 @@ class TaskScore:
       ended=EOS_ID in row,
     )
 
+  def _references(self, example) -> str | list[str]:
+    """Returns the text to score against: all answers, where there are any."""
+    answers = example.get('answers')
+    if np.ndim(answers) == 1:
+      return [_text(answer) for answer in answers]
+    return self._text_of(example, 'targets')
+
+  def _text_of(self, example, name: str) -> str:
+    """Returns a text, from its tokens where the task does not keep it."""
+    if f'{name}_pretokenized' in example:
+      return _text(example[f'{name}_pretokenized'])
+    feature = self._task.output_features[name]
+    return decoding.to_text(example[name].tolist(), feature.vocabulary)
+
   def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f'{self.split}/{name}': value for name, value in values.items()}
-
-
-def _references(example):
-  """Returns the text to score against: the answers, where there are several."""
-  answers = example.get('answers')
-  if np.ndim(answers) == 1:
-    return [_text(answer) for answer in answers]
-  return _text(example['targets_pretokenized'])
 
 
 def _text(value) -> str:

@@ -206,6 +206,33 @@ def test_a_cache_is_replaced_only_when_told(task, cache, tmp_path, monkeypatch):
   assert (cache / 'trivia_qa' / 'COMPLETED').exists()
 
 
+def test_what_is_no_cache_is_left_alone(task, tmp_path):
+  """A data set of TFDS may have the name of the task."""
+  data = tmp_path / 'trivia_qa' / 'rc' / '1.1.0' / 'dataset_info.json'
+  data.parent.mkdir(parents=True)
+  data.write_text('{}')
+  for overwrite in (False, True):
+    with pytest.raises(FileExistsError, match='is there and is no cache'):
+      caching.write(task, str(tmp_path), overwrite=overwrite)
+  assert data.exists()
+
+
+def test_a_cache_stays_until_the_new_one_is_whole(task, tmp_path, monkeypatch):
+  caching.write(task, str(tmp_path))
+  before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+
+  def fail(*args):
+    raise RuntimeError('stopped')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(seqio, 'dict_to_tfexample', fail)
+    with pytest.raises(RuntimeError, match='stopped'):
+      caching.write(task, str(tmp_path), overwrite=True)
+  assert all(path.read_bytes() == content for path, content in before.items())
+  caching.write(task, str(tmp_path), overwrite=True)
+  assert [p.name for p in tmp_path.iterdir()] == ['trivia_qa']
+
+
 def test_a_task_without_a_placeholder_cannot_be_cached(tmp_path):
   task = tasks.get_task('wikipedia_summarization', VOCABULARY)
   with pytest.raises(ValueError, match='no CacheDatasetPlaceholder'):

@@ -182,6 +182,10 @@ def test_data_that_a_binding_names_is_looked_for(capsys, tmp_path):
   argv += ['--gin.TFDS_NAME=wmt_t2t_translate/de-en:1.0.0']
   assert cli.main([*argv, f'--tfds_data_dir={tmp_path}']) == 1
   assert 'set wmt_t2t_translate/de-en:1.0.0 of task' in capsys.readouterr().err
+  # Nor is the file's own looked for where a binding goes past its macro.
+  direct = argv[:-1] + ['--gin_file=nowhere.gin']
+  direct += ['--gin.paper_tasks.wmt14_en_de.tfds_name=other:1.0.0']
+  assert cli.main([*direct, f'--tfds_data_dir={tmp_path}']) == 2
   # A cache does without.
   argv += ['--gin.USE_CACHED_TASKS=True', '--gin_file=nowhere.gin']
   assert cli.main([*argv, f'--tfds_data_dir={tmp_path}']) == 2
@@ -205,6 +209,41 @@ def test_prepare_writes_a_data_set_once(
   assert written == {
     p: p.stat().st_mtime_ns for p in tmp_path.rglob('*tfrecord*')
   }
+
+
+def test_prepare_does_not_take_half_a_data_set_for_a_whole(
+  capsys, tmp_path, prepare, monkeypatch
+):
+  shutil.copytree(
+    prepare('multi_news:2.1.0') / 'multi_news', tmp_path / 'multi_news'
+  )
+  (file,) = tmp_path.rglob('*train.tfrecord*')
+  file.unlink()
+  argv = ['multi_news', f'--tfds_data_dir={tmp_path}']
+  status, _, err = run(capsys, 'prepare', *argv)
+  assert status == 1
+  assert f'lacks 1 of its files in {tmp_path}/multi_news/2.1.0' in err
+
+
+def test_beam_gets_its_options_whatever_the_version(
+  capsys, tmp_path, bytes_task, monkeypatch
+):
+  import tensorflow_datasets as tfds
+
+  found = []
+
+  class Builder:
+    def download_and_prepare(self, download_config):
+      found.append(download_config.beam_options.get_all_options())
+
+  monkeypatch.setattr(tfds, 'builder', lambda name, data_dir: Builder())
+  monkeypatch.setattr('gqa_flax.data.prepare.find_spec', lambda name: True)
+  file = bytes_task('c4_span_corruption', {'inputs': 64, 'targets': 64})
+  argv = ['prepare', file, '--gin.TFDS_NAME=c4/en:2.2.0']
+  argv += ['--pipeline_options=--runner=FlinkRunner,--experiments=a,b']
+  run(capsys, *argv, f'--tfds_data_dir={tmp_path}')
+  assert found[0]['runner'] == 'FlinkRunner'
+  assert found[0]['experiments'] == ['a', 'b']
 
 
 def test_prepare_reads_what_was_fetched_by_hand(

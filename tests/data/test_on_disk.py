@@ -93,6 +93,21 @@ def test_a_data_set_with_files_gone_is_not_whole(tmp_path):
     on_disk.require(NAME, 'cnn_dailymail', tmp_path)
 
 
+def test_odd_descriptions_are_read_or_refused_in_a_sentence(tmp_path):
+  folder = write(tmp_path)
+  info = folder / 'dataset_info.json'
+  described = json.loads(info.read_text())
+  # JSON of protocol buffers leaves out what is empty.
+  described['splits'].append({'name': 'empty'})
+  info.write_text(json.dumps(described))
+  assert on_disk.find(NAME, tmp_path).examples['empty'] == 0
+  info.write_text('{"splits": [')
+  with pytest.raises(
+    on_disk.MissingDataError, match=f'{info} is not what TFDS'
+  ):
+    on_disk.find(NAME, tmp_path)
+
+
 def test_what_must_be_fetched_by_hand_is_explained_by_check(tmp_path):
   with pytest.raises(on_disk.MissingDataError, match='gqa-flax data check med'):
     on_disk.require('media_sum:1.0.0', 'media_sum', tmp_path)

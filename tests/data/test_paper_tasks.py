@@ -273,6 +273,9 @@ def test_choices_change_the_text(make_task):
   assert text('multi_news', 'ferry', separator='<doc>') == (
     'summarize: The ferry sank. \n \n “Café” adrift. <doc> It floats'
   )
+  assert '” adrift. \\1 It floats' in text(
+    'multi_news', 'ferry', separator='\\1'
+  )
   assert text('wmt14_en_de', 'Fish', prefix='de: ').startswith('de: Fish')
 
 
@@ -393,6 +396,13 @@ def test_a_stream_of_another_text_is_not_gone_on_with(make_task, tmp_path):
     ValueError, match='is for speakers = True, but now it is F'
   ):
     batches.train_batches(other, SHORT, 2, seed=3).restore(tmp_path)
+
+
+def test_a_mixture_has_the_choices_of_its_tasks(make_task):
+  name = make_task('media_sum', speakers=False).name
+  mixture = seqio.MixtureRegistry.add('both', [name], default_rate=1)
+  assert tasks.choices(mixture)['media_sum']['speakers'] is False
+  seqio.MixtureRegistry.remove('both')
 
 
 def test_nothing_but_tokens_is_buffered(make_task, monkeypatch):

@@ -248,3 +248,12 @@ def test_neither_loads_jax_nor_tensorflow():
     [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
   assert loaded.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize(
+  'argument', [{'confidence': 95}, {'num_resamples': 0}, {'seed': -1}]
+)
+def test_arguments_out_of_range_are_refused(tmp_path, argument):
+  a, b = write(tmp_path / 'a', ONE), write(tmp_path / 'b', OTHER)
+  with pytest.raises(ValueError, match='give a confidence between 0 and 1'):
+    compare.compare([a], [b], **argument)

@@ -46,6 +46,29 @@ def test_perfect_predictions_score_100_across_batches(task, vocabulary):
   assert score.predictions[6]['inputs'] == f'summarize: {articles[6].extract}'
 
 
+def test_a_mixture_keeps_no_texts_and_is_scored(task, vocabulary):
+  articles = [a for a in embedded.articles('validation') if a.description]
+  targets = [a.description for a in articles[:3]]
+  mixture = seqio.MixtureRegistry.add('mixed', [task.name], default_rate=1)
+  score = TaskScore(
+    mixture,
+    'validation',
+    LENGTHS,
+    batch_size=3,
+    decode=Oracle(targets, vocabulary),
+    metric='rouge',
+    num_examples=3,
+  )
+  seqio.MixtureRegistry.remove('mixed')
+  scores = score(Transformer(T5Config(vocab_size=704)), None)
+  assert scores['validation/rouge1'] == pytest.approx(100, abs=1e-6)
+  assert [p['target'] for p in score.predictions] == targets
+  # As far as the model reads them.
+  for article, prediction in zip(articles, score.predictions, strict=False):
+    text = f'summarize: {article.extract}'
+    assert text.startswith(prediction['inputs'][:-1])
+
+
 def test_a_task_without_a_metric_is_refused(vocabulary):
   spans = tasks.get_task('wikipedia_span_corruption', vocabulary)
   with pytest.raises(ValueError, match=r'no metric .*set TaskScore.metric'):
