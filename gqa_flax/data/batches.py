@@ -13,6 +13,7 @@ encoder_positions, decoder_segment_ids and decoder_positions, whose segments
 count from 1; padding is 0 in all.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -143,7 +144,8 @@ def evaluation_batches(
 def _tokens_alone(task: TaskOrMixture) -> TaskOrMixture:
   """Returns the task without its texts.
 
-  They would fill the shuffle buffer, and every saved position with it.
+  They would fill the shuffle buffer and the tokenizer's queue, and every saved
+  position with them.
   """
   if isinstance(task, seqio.Mixture):
     return task  # drops them itself
@@ -153,7 +155,14 @@ def _tokens_alone(task: TaskOrMixture) -> TaskOrMixture:
       lambda example: {name: example[name] for name in task.output_features}
     )
 
-  return task.replace(preprocessors=[*task.preprocessors, drop_texts])
+  tokenize = seqio.preprocessors.tokenize
+  steps = [
+    functools.partial(tokenize, copy_pretokenized=False)
+    if step is tokenize
+    else step
+    for step in task.preprocessors
+  ]
+  return task.replace(preprocessors=[*steps, drop_texts])
 
 
 def _rows(
