@@ -1,0 +1,1 @@
+"""How fast the input pipeline is, where its time goes, how it resumes."""
