@@ -220,8 +220,8 @@ def _position(tasks: Sequence[Task]) -> str:
   text = f"""
     `BatchIterator.save` and `restore`, in batches of 8 rows (a sixteenth of
     128), on all cores, in epochs without end; at the later step more than half
-    of the first epoch has been read. "From the beginning" is the time to make the
-    iterator and to take all batches up to the step. Restoring late takes
+    of the first epoch has been read. "From the beginning" is the time to make
+    the iterator and to take all batches up to the step. Restoring late takes
     {min(growth):.1f} to {max(growth):.1f} times as long as restoring early:
     nothing is replayed. The run fails if the first batch after a restore is
     not, value for value, the one that came after the save."""
