@@ -148,7 +148,7 @@ def _lengths(inputs: int, targets: int) -> dict[str, int]:
 
 SHAPES: Mapping[str, Shape] = {
   'cnn_dailymail': Shape(
-    _lengths(512, 256), False, _cnn_dailymail, 512, 6_000, 400
+    _lengths(512, 256), False, _cnn_dailymail, 600, 6_000, 400
   ),
   'arxiv': Shape(_lengths(2048, 512), False, _arxiv, 128, 4_000, 150),
   'wmt14_en_de': Shape(_lengths(512, 256), False, _wmt, 3_000, 16_000, 1_500),
