@@ -148,12 +148,12 @@ def _lengths(inputs: int, targets: int) -> dict[str, int]:
 
 SHAPES: Mapping[str, Shape] = {
   'cnn_dailymail': Shape(
-    _lengths(512, 256), False, _cnn_dailymail, 600, 6_000, 400
+    _lengths(512, 256), False, _cnn_dailymail, 512, 6_000, 400
   ),
-  'arxiv': Shape(_lengths(2048, 512), False, _arxiv, 128, 4_000, 150),
-  'wmt14_en_de': Shape(_lengths(512, 256), False, _wmt, 3_000, 16_000, 1_500),
+  'arxiv': Shape(_lengths(2048, 512), False, _arxiv, 96, 4_000, 150),
+  'wmt14_en_de': Shape(_lengths(512, 256), False, _wmt, 2_560, 16_000, 1_500),
   'trivia_qa': Shape(_lengths(2048, 32), False, _trivia_qa, 96, 4_000, 150),
-  'c4_span_corruption': Shape(_lengths(512, 114), True, _c4, 1_200, 8_000, 600),
+  'c4_span_corruption': Shape(_lengths(512, 114), True, _c4, 1_024, 8_000, 600),
 }
 
 
