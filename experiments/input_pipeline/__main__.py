@@ -17,7 +17,7 @@ the embedded one of 4,000 pieces. Records go to results/input_pipeline/; a run
 that was interrupted goes on where it stopped, and --new_run begins another,
 which the report then tells of.
 
-Hardware: two CPU cores, 2.1 GB of memory, 0.5 GB on the disk; eight minutes.
+Hardware: two CPU cores, 2.1 GB of memory, 0.5 GB on the disk; six minutes.
 Expect tokenization to be most of the time for long documents, and less than two
 cores in all for one step a second of any of the paper's batches.
 """
