@@ -34,9 +34,6 @@ from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 
 atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], True)
-# One program at a time: of several in flight over eight devices on a few cores,
-# each can wait for threads that the other holds, until XLA ends the process.
-jax.config.update('jax_cpu_enable_async_dispatch', False)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -32,11 +32,15 @@ class ValidationLoss:
   def __call__(self, model, params):
     """Returns {name/cross_entropy: nats a token, name/accuracy: 0 to 1}."""
     mesh = partitioning.data_parallel_mesh()
+    # One program at a time: on several CPU devices, those in flight at once can
+    # wait for threads that the others hold, until XLA ends the process.
     total = [
-      _metrics(model, params, partitioning.spread_batch(batch, mesh))
+      jax.device_get(
+        _metrics(model, params, partitioning.spread_batch(batch, mesh))
+      )
       for batch in self._batches
     ]
-    total = jax.tree.map(lambda *xs: float(np.sum(xs)), *jax.device_get(total))
+    total = jax.tree.map(lambda *xs: float(np.sum(xs)), *total)
     return {
       f'{self._name}/cross_entropy': total.cross_entropy / total.tokens,
       f'{self._name}/accuracy': total.correct / total.tokens,
