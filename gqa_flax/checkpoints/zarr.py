@@ -116,18 +116,31 @@ def write_arrays(
         ).result()
         del slab
 
+  def write_or_close(name, array):
+    try:
+      write(name, array)
+    except BaseException as error:
+      # Here and not where the futures are awaited: by then this thread, or
+      # another, would have begun the next array.
+      budget.close(error)
+      raise
+
   threads = threads or min(16, 2 * (os.cpu_count() or 1))
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     # The largest first, that none is left to be written alone at the end.
     names = sorted(arrays, key=lambda name: -np.prod(arrays[name].shape))
-    futures = [pool.submit(write, name, arrays[name]) for name in names]
+    futures = [
+      pool.submit(write_or_close, name, arrays[name]) for name in names
+    ]
     try:
-      for future in concurrent.futures.as_completed(futures):
-        future.result()
-    except BaseException:
-      budget.close()
-      pool.shutdown(wait=True, cancel_futures=True)
-      raise
+      concurrent.futures.wait(
+        futures, return_when=concurrent.futures.FIRST_EXCEPTION
+      )
+    except BaseException as error:
+      budget.close(error)
+    pool.shutdown(wait=True, cancel_futures=True)
+  if budget.error is not None:
+    raise budget.error
 
 
 class _Budget:
@@ -135,21 +148,21 @@ class _Budget:
 
   def __init__(self, limit: int):
     self._free = self._limit = limit
-    self._closed = False
+    self.error: BaseException | None = None
     self._changed = threading.Condition()
 
-  def close(self):
-    """Lets nobody hold any more."""
+  def close(self, error: BaseException):
+    """Lets nobody hold any more, and keeps the first error that says why."""
     with self._changed:
-      self._closed = True
+      self.error = self.error or error
       self._changed.notify_all()
 
   @contextlib.contextmanager
   def hold(self, size: int):
     size = min(size, self._limit)
     with self._changed:
-      self._changed.wait_for(lambda: self._closed or self._free >= size)
-      if self._closed:
+      self._changed.wait_for(lambda: self.error or self._free >= size)
+      if self.error:
         raise concurrent.futures.CancelledError
       self._free -= size
     try:
