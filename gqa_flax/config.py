@@ -10,6 +10,7 @@ import numpy as np
 
 _ACTIVATION_DTYPES = ('float32', 'bfloat16')
 _REMAT_POLICIES = ('none', 'full', 'dots')
+_CACHE_SHARDINGS = ('auto', 'heads', 'batch')
 _ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu', 'tanh')
 
 
@@ -37,6 +38,8 @@ class T5Config:
     logits_via_embedding: whether the output head is the embedding (T5.1.0).
     remat_policy: what a layer keeps for the backward pass: 'none' keeps all
       activations, 'dots' the matrix products, 'full' the layer's input alone.
+    cache_sharding: what of the decoding cache the devices along `model`
+      divide: its 'heads' or its 'batch'; see `partitioning.cache_layout`.
 
   Raises:
     ValueError: if a size is not positive, num_kv_heads does not divide
@@ -56,6 +59,7 @@ class T5Config:
   logits_via_embedding: bool = False
   num_kv_heads: int | None = None
   remat_policy: str = 'none'
+  cache_sharding: str = 'auto'
 
   def __post_init__(self):
     object.__setattr__(self, 'dtype', _dtype_name(self.dtype))
@@ -82,6 +86,7 @@ class T5Config:
     for field, verb, value, known in (
       ('dtype', 'is', self.dtype, _ACTIVATION_DTYPES),
       ('remat_policy', 'is', self.remat_policy, _REMAT_POLICIES),
+      ('cache_sharding', 'is', self.cache_sharding, _CACHE_SHARDINGS),
       *(
         ('mlp_activations', 'holds', activation, _ACTIVATIONS)
         for activation in self.mlp_activations
@@ -127,7 +132,7 @@ class T5Config:
   def architecture(self) -> dict[str, Any]:
     """Returns the fields that fix the shapes and the function computed."""
     fields = self.to_dict()
-    for name in ('dtype', 'dropout_rate', 'remat_policy'):
+    for name in ('dtype', 'dropout_rate', 'remat_policy', 'cache_sharding'):
       del fields[name]
     return fields
 

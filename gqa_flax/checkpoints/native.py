@@ -2,158 +2,67 @@
 
   <directory>/checkpoint_<step>/
     params/     the parameters, float32
-    model/      JSON: the T5Config and the step
+    model/      JSON: the T5Config, the step, the items, checksums of arrays
     optimizer/  the optimizer's state, only where training may go on from here
     data/       the data's position, only where it may go on without a seam
 
 Orbax writes each checkpoint to a temporary folder and renames it when it is
-complete, so that one which can be seen can be read.
+complete, so that one which can be seen can be read. What disks and copying do
+to it later is found by the checksums. Where there are many processes, all of
+them call these functions.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from jax.experimental import multihost_utils
 
-from gqa_flax import partitioning
-from gqa_flax.checkpoints import native_items, orbax_items
+from gqa_flax.checkpoints import native_items, native_reading
 from gqa_flax.checkpoints.architecture import abstract_params, check_shapes
-from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
+from gqa_flax.checkpoints.arrays import StoredCheckpoint
+from gqa_flax.checkpoints.native_manager import (
+  PREFIX,
+  CheckpointWriteError,
+  Manager,
+  best_step,
+  step_of,
+)
+from gqa_flax.checkpoints.native_reading import CorruptCheckpointError
+from gqa_flax.checkpoints.native_writing import (
+  Checkpoint,
+  check,
+  checkpoint_manager,
+  save,
+  save_lazy,
+  wait,
+)
 from gqa_flax.config import T5Config
 
-PREFIX = 'checkpoint'
+__all__ = [
+  'PREFIX',
+  'Checkpoint',
+  'CheckpointWriteError',
+  'CorruptCheckpointError',
+  'best_step',
+  'check',
+  'checkpoint_manager',
+  'locate',
+  'open_checkpoint',
+  'read_config',
+  'restore',
+  'restore_latest_whole',
+  'restore_optimizer',
+  'restore_training',
+  'save',
+  'save_lazy',
+  'wait',
+]
 
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """What a checkpoint holds for everybody.
-
-  Attributes:
-    step: steps since the very first of pre-training.
-    params: float32 tree of arrays.
-    config: the architecture.
-  """
-
-  step: int
-  params: Any
-  config: T5Config
-
-
-def checkpoint_manager(
-  directory, *, keep: int | None = None, best: str | None = None, mode='max'
-) -> ocp.CheckpointManager:
-  """Opens a folder of checkpoints, to write and to read.
-
-  Args:
-    directory: made if absent.
-    keep: how many of the latest to keep; None keeps all.
-    best: name of a metric; the checkpoint best by it is kept besides.
-    mode: 'max' if a larger metric is better, else 'min'.
-  """
-  policies: list[Any] = [preservation_policy.LatestN(keep)]
-  score = None
-  if best is not None:
-    worst = float('-inf') if mode == 'max' else float('inf')
-
-    def score(metrics):
-      return metrics.get(best, worst)
-
-    policies.append(
-      preservation_policy.BestN(
-        get_metric_fn=score,
-        reverse=mode == 'min',
-        n=1,
-        keep_checkpoints_without_metrics=False,
-      )
-    )
-  return ocp.CheckpointManager(
-    epath.Path(directory).absolute(),
-    options=ocp.CheckpointManagerOptions(
-      step_prefix=PREFIX,
-      best_fn=score,
-      best_mode=mode,
-      # Donated buffers must not change under a background write.
-      enable_async_checkpointing=False,
-      preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-    ),
-    handler_registry=native_items.handlers(),
-  )
-
-
-def save(
-  manager, checkpoint: Checkpoint, *, opt_state=None, data=None, metrics=None
-):
-  """Writes one checkpoint.
-
-  Args:
-    manager: from `checkpoint_manager`.
-    checkpoint: step, parameters, config.
-    opt_state: any tree of arrays.
-    data: an iterator with `save(directory)`.
-    metrics: dict of floats, by which the best checkpoint is chosen.
-  """
-  items = {
-    'params': ocp.args.StandardSave(checkpoint.params),
-    'model': ocp.args.JsonSave(
-      {'config': checkpoint.config.to_dict(), 'step': checkpoint.step}
-    ),
-  }
-  if opt_state is not None:
-    items['optimizer'] = ocp.args.StandardSave(opt_state)
-  if data is not None:
-    items['data'] = native_items.IteratorSave(data)
-  manager.save(
-    checkpoint.step, args=ocp.args.Composite(**items), metrics=metrics or {}
-  )
-
-
-def save_lazy(
-  manager,
-  step: int,
-  config: T5Config,
-  params: Mapping[str, LazyArray],
-  slots: Mapping[str, LazyArray] | None = None,
-  on_slab: Callable[[str, int, np.ndarray], None] | None = None,
-  *,
-  count: int | None = None,
-  on_written: Callable[[], None] = lambda: None,
-):
-  """Writes one checkpoint, of which never more than some slabs are in memory.
-
-  Args:
-    manager: from `checkpoint_manager`.
-    step: steps since the very first of pre-training.
-    config: the architecture.
-    params: float32, by T5X name.
-    slots: Adafactor's statistics, as in StoredCheckpoint; None saves none.
-    on_slab: see `zarr.write_arrays`; the names are those of params and slots.
-      What it raises leaves no checkpoint.
-    count: Adafactor's count of steps; None is the step.
-    on_written: called when all is written and the checkpoint is about to
-      appear. What it raises leaves no checkpoint, too.
-  """
-  count = step if count is None else count
-  items = {
-    'model': ocp.args.JsonSave({'config': config.to_dict(), 'step': step}),
-    **native_items.lazy_items(params, slots, count, on_slab, on_written),
-  }
-
-  def clean_up():
-    for folder in manager.directory.glob(f'{PREFIX}_{step}.orbax-*-tmp*'):
-      folder.rmtree()
-
-  clean_up()  # what a process left that was killed
-  try:
-    # Forced, for Orbax skips a step before the latest without a word.
-    manager.save(step, args=ocp.args.Composite(**items), metrics={}, force=True)
-  except BaseException:
-    clean_up()
-    raise
+T = TypeVar('T')
 
 
 def open_checkpoint(path) -> StoredCheckpoint:
@@ -171,8 +80,7 @@ def open_checkpoint(path) -> StoredCheckpoint:
   """
   directory, step = locate(path)
   folder = directory / f'{PREFIX}_{step}'
-  with checkpoint_manager(directory) as manager:
-    model = manager.restore(step, args=_model_args())['model']
+  model = native_reading.read_model(folder)
   config = T5Config.from_dict(model['config'])
   params, slots, count, skipped = native_items.open_items(folder)
   check_shapes({name: x.shape for name, x in params.items()}, config, folder)
@@ -188,29 +96,41 @@ def open_checkpoint(path) -> StoredCheckpoint:
   )
 
 
-def restore(path) -> Checkpoint:
-  """Reads step, parameters and config.
+def restore(path, shardings=None) -> Checkpoint:
+  """Reads step, parameters and config, whatever devices wrote them.
 
   Args:
     path: a `checkpoint_<step>` folder, or one that holds some, of which the
       latest is read.
+    shardings: of the parameters: a tree of them, or a function that makes one
+      from the config. None puts them whole on every device.
 
   Raises:
     FileNotFoundError: if there is no checkpoint there.
+    CorruptCheckpointError: if it is damaged.
     ValueError: if what is there is of another format.
   """
   directory, step = locate(path)
-  with checkpoint_manager(directory) as manager:
-    model = manager.restore(step, args=_model_args())['model']
-    config = T5Config.from_dict(model['config'])
-    # Onto the devices that are here, not those that wrote it.
-    sharding = partitioning.replicated(partitioning.data_parallel_mesh())
+  folder = directory / f'{PREFIX}_{step}'
+  model = native_reading.read_model(folder)
+  config = T5Config.from_dict(model['config'])
+  native_reading.check_item(folder, model, native_items.PARAMS)
+  target = abstract_params(config)
+  if callable(shardings):
+    shardings = shardings(config)
+  if shardings is not None:
     target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      abstract_params(config),
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      target,
+      shardings,
     )
-    args = ocp.args.Composite(params=ocp.args.StandardRestore(target))
-    params = manager.restore(step, args=args)['params']
+
+  def fits(shapes):
+    check_shapes(shapes, config, folder)
+
+  params = native_reading.read_tree(
+    folder, model, native_items.PARAMS, target, fits
+  )
   return Checkpoint(step=model['step'], params=params, config=config)
 
 
@@ -225,12 +145,17 @@ def restore_training(manager, step, *, opt_state, data):
 
   Returns:
     The optimizer's state.
+
+  Raises:
+    CorruptCheckpointError: if the checkpoint is damaged.
+    ValueError: if it holds no optimizer state, or another optimizer's, or
+      what `data.restore` raises.
   """
-  args = ocp.args.Composite(
-    optimizer=ocp.args.StandardRestore(opt_state),
-    data=native_items.IteratorRestore(data),
-  )
-  return manager.restore(step, args=args)['optimizer']
+  folder = manager.directory / f'{PREFIX}_{step}'
+  opt_state = restore_optimizer(folder, opt_state)
+  model = native_reading.read_model(folder)
+  native_reading.restore_data(folder, model, data)
+  return opt_state
 
 
 def restore_optimizer(path, opt_state):
@@ -242,64 +167,118 @@ def restore_optimizer(path, opt_state):
 
   Raises:
     FileNotFoundError: if there is no checkpoint there.
+    CorruptCheckpointError: if it is damaged.
     ValueError: if it holds no optimizer state, or another optimizer's.
   """
   directory, step = locate(path)
   folder = directory / f'{PREFIX}_{step}'
+  model = native_reading.read_model(folder)
+  native_reading.check_item(folder, model, native_items.OPTIMIZER)
   if not (folder / native_items.OPTIMIZER).exists():
     raise ValueError(
       f'{folder} holds no optimizer state to carry on with; set '
       "OPTIMIZER_STATE = 'reset', or convert the original checkpoint with "
       '--gin.OPTIMIZER_STATE=carry.'
     )
-  # Beforehand: where shapes differ, Orbax fails with stray futures.
   wanted = ocp.tree.to_flat_dict(opt_state, sep='/')
-  stores = orbax_items.open_item(folder / native_items.OPTIMIZER)
-  if {k: x.shape for k, x in wanted.items()} != {
-    k: tuple(x.shape) for k, x in stores.items()
-  }:
-    raise ValueError(
-      f'The optimizer state in {folder} is not of the configured optimizer; '
-      "set OPTIMIZER_STATE = 'reset', or configure the optimizer that wrote it."
-    )
-  args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(opt_state))
-  with checkpoint_manager(directory) as manager:
-    return manager.restore(step, args=args)['optimizer']
+
+  def fits(shapes):
+    if {k: x.shape for k, x in wanted.items()} != shapes:
+      raise ValueError(
+        f'The optimizer state in {folder} is not of the configured optimizer; '
+        "set OPTIMIZER_STATE = 'reset', or configure the optimizer that wrote "
+        'it.'
+      )
+
+  return native_reading.read_tree(
+    folder, model, native_items.OPTIMIZER, opt_state, fits
+  )
+
+
+def restore_latest_whole(
+  manager: Manager, read: Callable[[int], T]
+) -> T | None:
+  """Reads the newest checkpoint that is whole, and sets damaged ones aside.
+
+  They are renamed to corrupt_checkpoint_<step>, with a warning.
+
+  Args:
+    manager: from `checkpoint_manager`; of the one job that writes there.
+    read: reads a step, by `restore` and `restore_training`.
+
+  Returns:
+    What `read` returned, or None if there is no checkpoint.
+
+  Raises:
+    CorruptCheckpointError: if all checkpoints are damaged.
+    Exception: what `read` raises else.
+  """
+  problem: Exception | None = None
+  manager.reload()
+  while (step := manager.latest_step()) is not None:
+    try:
+      return read(step)
+    except CorruptCheckpointError as error:
+      problem = error
+    _set_aside(manager, step, problem)
+  if problem is not None:
+    raise CorruptCheckpointError(
+      f'No checkpoint in {manager.directory} is whole, and all have been set '
+      f'aside as corrupt_{PREFIX}_<step>: copy one from elsewhere, or start in '
+      'an empty folder.'
+    ) from problem
+  return None
+
+
+def _set_aside(manager, step, problem):
+  """Renames a damaged checkpoint so that nobody takes it for one."""
+  folder = manager.directory / f'{PREFIX}_{step}'
+
+  def rename():
+    if jax.process_index() > 0:
+      return
+    target = manager.directory / f'corrupt_{folder.name}'
+    if target.exists():
+      target.rmtree()  # damaged, set aside and written again since
+    folder.rename(target)
+    warnings.warn(f'{problem} It is now {target.name}.', stacklevel=4)
+
+  native_reading.agreed(folder, rename, is_damage=lambda _: False)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('gqa_flax: set aside')
+  manager.reload()
 
 
 def read_config(path) -> T5Config:
   """Reads the config alone; path and errors as in `restore`."""
   directory, step = locate(path)
-  with checkpoint_manager(directory) as manager:
-    model = manager.restore(step, args=_model_args())['model']
+  model = native_reading.read_model(directory / f'{PREFIX}_{step}')
   return T5Config.from_dict(model['config'])
 
 
 def locate(path) -> tuple[epath.Path, int]:
   """Returns the folder of checkpoints and the step that `path` means."""
   path = epath.Path(path).absolute()
-  if _step(path) is not None and path.exists():
-    folder, step = path.parent, _step(path)
+  if step_of(path) is not None and path.exists():
+    folder, step = path.parent, step_of(path)
   else:
-    steps = [_step(p) for p in path.iterdir()] if path.is_dir() else []
+    steps = [step_of(p) for p in path.iterdir()] if path.is_dir() else []
     folder, step = path, max((s for s in steps if s is not None), default=None)
   if step is None:
     raise FileNotFoundError(
       f'There is no checkpoint at {path}; give a {PREFIX}_<step> folder or a '
       'MODEL_DIR that holds one.'
     )
-  if not (folder / f'{PREFIX}_{step}' / 'model').exists():
+  checkpoint = folder / f'{PREFIX}_{step}'
+  if not (checkpoint / native_items.MODEL).exists():
+    found = {p.name for p in checkpoint.iterdir()}
+    if found <= {'_CHECKPOINT_METADATA'} or found & {
+      native_items.PARAMS,
+      native_items.OPTIMIZER,
+    }:
+      raise native_reading.corrupt(checkpoint, 'it has no model/ folder')
     raise ValueError(
-      f'{folder}/{PREFIX}_{step} is not a checkpoint that gqa_flax wrote: it '
+      f'{checkpoint} is not a checkpoint that gqa_flax wrote: it '
       'has no model/ folder; give one that it did.'
     )
   return folder, step
-
-
-def _model_args():
-  return ocp.args.Composite(model=ocp.args.JsonRestore())
-
-
-def _step(path) -> int | None:
-  prefix, _, step = path.name.rpartition('_')
-  return int(step) if prefix == PREFIX and step.isdigit() else None

@@ -1,8 +1,11 @@
 """How Orbax writes and reads the items of our own checkpoints."""
 
-import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+import json
+import zlib
+from collections.abc import Callable, Mapping, MutableSequence
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -10,7 +13,49 @@ from etils import epath
 from gqa_flax.checkpoints import adafactor_state, orbax_items, zarr
 from gqa_flax.checkpoints.arrays import LazyArray
 
-PARAMS, OPTIMIZER = 'params', 'optimizer'
+PARAMS, MODEL, OPTIMIZER, DATA = 'params', 'model', 'optimizer', 'data'
+# In the data's folder: size and checksum of each file of all processes.
+FILES = '_FILES.json'
+
+
+class Writing:
+  """Waits for a part of a checkpoint; what it raises is kept to be seen."""
+
+  def __init__(self, future, failures: MutableSequence[BaseException]):
+    self._future, self._failures = future, failures
+
+  def result(self, timeout=None):
+    try:
+      return self._future.result(timeout)
+    except BaseException as error:
+      self._failures.append(error)
+      raise
+
+  def cancel(self):
+    return self._future.cancel()
+
+
+class Log:
+  """What a manager's handlers are writing, and what failed of it."""
+
+  def __init__(self):
+    self.writing: list[Writing] = []
+    self.failures: list[BaseException] = []
+
+  def note(self, futures) -> list[Writing]:
+    noted = [Writing(x, self.failures) for x in futures or ()]
+    self.writing.extend(noted)
+    return noted
+
+  def wait(self):
+    """Waits till nothing is written any more, whatever comes of it."""
+    for future in list(self.writing):
+      with contextlib.suppress(Exception):
+        future.result()
+
+  def clear(self):
+    self.writing.clear()
+    self.failures.clear()
 
 
 class IteratorSave(ocp.args.CheckpointArgs):
@@ -25,7 +70,7 @@ class IteratorRestore(IteratorSave):
 
 
 class IteratorHandler(ocp.CheckpointHandler):
-  """Lets Orbax write an iterator's position inside a checkpoint."""
+  """Lets Orbax write iterators' positions, of every process its own."""
 
   def save(self, directory: epath.Path, args: IteratorSave):
     args.iterator.save(directory)
@@ -33,6 +78,50 @@ class IteratorHandler(ocp.CheckpointHandler):
   def restore(self, directory: epath.Path, args: IteratorRestore):
     args.iterator.restore(directory)
     return args.iterator
+
+  def finalize(self, directory: epath.Path):
+    # Called by one process, when all have written.
+    files = {p.name: _summary(p) for p in sorted(directory.iterdir())}
+    (directory / FILES).write_text(json.dumps(files))
+
+
+def changed_files(directory: epath.Path) -> list[str]:
+  """Returns which files of positions are missing or not as they were written.
+
+  Raises:
+    FileNotFoundError: if the folder is not there.
+    ValueError: if the list of files is damaged.
+  """
+  if not (directory / FILES).exists():
+    list(directory.iterdir())  # written before there were lists
+    return []
+  files = json.loads((directory / FILES).read_text())
+  return [
+    name
+    for name, summary in files.items()
+    if not (directory / name).exists() or _summary(directory / name) != summary
+  ]
+
+
+def _summary(file: epath.Path) -> list[int]:
+  content = file.read_bytes()
+  return [len(content), zlib.crc32(content)]
+
+
+class JsonHandler(ocp.JsonCheckpointHandler):
+  """Orbax's own handler of JSON, which notes what fails."""
+
+  def __init__(self, log: Log | None = None):
+    super().__init__()
+    self._log = log or Log()
+
+  async def async_save(self, directory, *args, **kwargs):
+    futures = await super().async_save(directory, *args, **kwargs)
+    return self._log.note(futures)
+
+  @classmethod
+  def typestr(cls) -> str:
+    return ocp.JsonCheckpointHandler.typestr()
 
 
 class WriterSave(ocp.args.CheckpointArgs):
@@ -45,14 +134,18 @@ class WriterSave(ocp.args.CheckpointArgs):
 class TreeHandler(ocp.StandardCheckpointHandler):
   """Orbax's own handler of trees, which takes a writer besides."""
 
+  def __init__(self, log: Log | None = None):
+    super().__init__()
+    self._log = log or Log()
+
   async def async_save(self, directory, *args, **kwargs):
     save = kwargs.get('args')
     if not isinstance(save, WriterSave):
-      return await super().async_save(directory, *args, **kwargs)
-    # Till Orbax has made the directory, which it does in the background.
-    ocp.future.CommitFutureAwaitingContractedSignals(asyncio.sleep(0)).result()
+      futures = await super().async_save(directory, *args, **kwargs)
+      return self._log.note(futures)
     # At once: Orbax would log a traceback of what fails in the background.
-    save.write(directory)
+    if jax.process_index() == 0:
+      save.write(directory)
     return []
 
   def finalize(self, directory: epath.Path):
@@ -139,19 +232,21 @@ def open_items(folder: epath.Path):
   return params, slots, count, {}
 
 
-def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+def handlers(
+  log: Log | None = None,
+) -> ocp.handlers.DefaultCheckpointHandlerRegistry:
   """Returns the handler of each item and of each kind of arguments."""
   registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
   for name in (PARAMS, OPTIMIZER):
-    handler = TreeHandler()
+    handler = TreeHandler(log)
     for args in (ocp.args.StandardSave, ocp.args.StandardRestore, WriterSave):
       registry.add(name, args, handler)
-  json_handler = ocp.JsonCheckpointHandler()
-  registry.add('model', ocp.args.JsonSave, json_handler)
-  registry.add('model', ocp.args.JsonRestore, json_handler)
+  json_handler = JsonHandler(log)
+  registry.add(MODEL, ocp.args.JsonSave, json_handler)
+  registry.add(MODEL, ocp.args.JsonRestore, json_handler)
   iterator_handler = IteratorHandler()
-  registry.add('data', IteratorSave, iterator_handler)
-  registry.add('data', IteratorRestore, iterator_handler)
+  registry.add(DATA, IteratorSave, iterator_handler)
+  registry.add(DATA, IteratorRestore, iterator_handler)
   return registry
 
 

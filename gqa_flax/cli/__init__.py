@@ -7,6 +7,7 @@ scores      compare, average
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,9 @@ from gqa_flax.cli import data, gin_config, jobs, scores
 from gqa_flax.cli.gin_config import UsageError
 
 __all__ = ['UsageError', 'main', 'run_function']
+
+# Of sysexits.h: what schedulers may start again.
+_RESTART = 75
 
 _DESCRIPTION = """\
 Grouped-query attention from multi-head T5.1.1 checkpoints (Ainslie et al.
@@ -40,11 +44,34 @@ def _run(run: Callable, args, name: str) -> int:
     print('interrupted', file=sys.stderr)
     return 130
   except Exception as error:
-    if args.debug:
+    status = _status(error)
+    if args.debug and status != _RESTART:
       raise
     print(f'{name}: {_one_sentence(error)}', file=sys.stderr)
-    return 2 if isinstance(error, UsageError) else 1
+    _leave_others(status)
+    return status
   return 0
+
+
+def _status(error: Exception) -> int:
+  if isinstance(error, UsageError):
+    return 2
+  return getattr(error, 'exit_status', 1)
+
+
+def _leave_others(status: int):
+  """Ends at once where other processes may wait for this one.
+
+  An orderly end waits for the others, who may be waiting in a computation that
+  this process has left.
+  """
+  # Only a job that has loaded JAX can have joined others.
+  jax = sys.modules.get('jax')
+  if (
+    status != _RESTART and jax is not None and jax.distributed.is_initialized()
+  ):
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def run_function(module: str, name: str, argv: Sequence[str]) -> int:

@@ -24,8 +24,24 @@ def add_commands(commands):
     )
     command.set_defaults(run=run)
     gin_config.add_arguments(command)
+    add = command.add_argument
+    if run in (train, evaluate):
+      add('--coordinator_address', help='host:port of process 0')
+      add('--process_count', type=int, help='of all processes of the job')
+      add('--process_index', type=int, help='of this one, from 0')
+      add(
+        '--heartbeat_seconds',
+        type=int,
+        default=100,
+        help='after which a silent process counts as dead',
+      )
+    if run is train:
+      add(
+        '--num_devices',
+        type=int,
+        help='with --dry_run: of a machine that is not this one',
+      )
     if run is infer:
-      add = command.add_argument
       add('--input', help='a file of lines; standard input by default')
       add('--output', help='a file; standard output by default')
 
@@ -33,8 +49,10 @@ def add_commands(commands):
 def train(args):
   """Trains as configured: `training.loop.train`."""
   _require_data(args)
+  _join(args)
   gin_config.parse(args)
   if args.dry_run:
+    _print_plan(args)
     return
   run_dir = gin_config.macro('MODEL_DIR')
   _write_provenance(run_dir, 'train')
@@ -61,13 +79,17 @@ def convert(args):
 def evaluate(args):
   """Evaluates as configured: `evaluation.evaluate.evaluate`."""
   _require_data(args)
+  _join(args)
   gin_config.parse(args)
   if args.dry_run:
     return
   run = gin_config.call('gqa_flax.evaluation.evaluate', 'evaluate')
   scores = run(settings=gin_config.parsed_without('OUTPUT_DIR'))
   _write_provenance(gin_config.macro('OUTPUT_DIR'), 'evaluate')
-  print(json.dumps(scores, indent=2))
+  from gqa_flax.partitioning import hosts
+
+  if hosts.is_primary():
+    print(json.dumps(scores, indent=2))
 
 
 def infer(args):
@@ -111,7 +133,15 @@ examples:
     --gin.MODEL_DIR=/tmp/uptrained --gin.TRAIN_STEPS=1050 \\
     --gin.INITIAL_CHECKPOINT_PATH=/tmp/gqa_2
 
+  # What each of 64 devices would hold; nothing is allocated.
+  gqa-flax train --gin_file=gin_configs/models/xxl.gin \\
+    --gin_file=gin_configs/attention/gqa_8.gin \\
+    --gin_file=gin_configs/runs/uptrain.gin \\
+    --gin.TASK_FEATURE_LENGTHS="{'inputs': 512, 'targets': 114}" \\
+    --gin.REMAT_POLICY=full --dry_run --num_devices=64
+
 Run the same command again after a stop: it goes on from the last checkpoint.
+After SIGTERM it saves first, and ends with status 75.
 """,
   convert: """\
 examples:
@@ -158,11 +188,47 @@ def _require_data(args):
     on_disk.require(tfds_name, task, args.tfds_data_dir)
 
 
+def _join(args):
+  """Joins the processes of a job, if there are several."""
+  if args.dry_run:
+    return
+  from gqa_flax.partitioning import hosts
+
+  try:
+    hosts.initialize(
+      args.coordinator_address,
+      args.process_count,
+      args.process_index,
+      args.heartbeat_seconds,
+    )
+  except ValueError as error:
+    raise gin_config.UsageError(str(error)) from error
+
+
+def _print_plan(args):
+  """Prints what each device would hold, where the sizes are all given."""
+  from gqa_flax.training import plan
+
+  try:
+    planned = gin_config.call('gqa_flax.training.plan', 'plan')(
+      num_devices=args.num_devices
+    )
+  except (TypeError, *gin_config.MissingError) as error:
+    message = gin_config.flatten(str(error)).split(' In call to')[0]
+    print(f'\nNo plan of the memory, since sizes are missing: {message}')
+    return
+  print(f'\n{plan.table(planned)}')
+
+
 def _write_provenance(directory: str, command: str):
   """Writes the configuration and the provenance beside a run's results."""
   import jax
 
+  from gqa_flax.partitioning import hosts
   from gqa_flax.reporting import records
+
+  if not hosts.is_primary():
+    return
 
   folder = epath.Path(directory)
   folder.mkdir(parents=True, exist_ok=True)

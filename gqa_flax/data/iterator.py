@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -30,12 +30,36 @@ class BatchIterator:
     self._iterator = iter(dataset)
     self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
     self._arguments = json.loads(json.dumps(arguments))
+    self.batch_size = self._arguments['batch_size']
+    self._rows: slice | np.ndarray = slice(None)
+    self._writes = True
+
+  def assign(
+    self,
+    rows: Callable[[int], np.ndarray],
+    num_processes: int,
+    writes: bool,
+  ) -> None:
+    """Tells which rows this process feeds; call it before the first use.
+
+    Every process reads all examples, so that a batch is the same whatever the
+    number of processes, and a saved position serves any number.
+
+    Args:
+      rows: maps the number of rows of a batch to those of this process.
+      num_processes: how many there are; one needs no rows left out.
+      writes: whether this process saves the position.
+    """
+    if num_processes > 1:
+      self._rows = rows(self.batch_size)
+    self._writes = writes
 
   def __iter__(self) -> 'BatchIterator':
     return self
 
   def __next__(self) -> Batch:
-    return {name: array.numpy() for name, array in next(self._iterator).items()}
+    batch = next(self._iterator)
+    return {name: array.numpy()[self._rows] for name, array in batch.items()}
 
   def save(self, directory: str | os.PathLike) -> None:
     """Writes the position into a directory, beside those of other shards.
@@ -44,6 +68,8 @@ class BatchIterator:
       directory: made if need be. Let it be one that is renamed into place
         when all is written.
     """
+    if not self._writes:
+      return
     path = self._path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     self._checkpoint.write(str(path))

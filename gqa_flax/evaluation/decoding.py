@@ -12,6 +12,7 @@ from gqa_flax import partitioning
 from gqa_flax.data.examples import generation_batches
 from gqa_flax.evaluation.partial import Partial
 from gqa_flax.model.network import Transformer
+from gqa_flax.training import watchdog
 
 
 def decode_tokens(
@@ -48,7 +49,7 @@ def decode_tokens(
       f'The vocabulary has {vocab_size} ids, but the model only '
       f'{model.config.vocab_size}; give the VOCABULARY it was trained with.'
     )
-  mesh = partitioning.data_parallel_mesh()
+  mesh = partitioning.current_mesh()
   done = list(partial.batches) if partial else []
   rest = examples[len(done) * batch_size :]
   for i, batch in enumerate(
@@ -58,6 +59,7 @@ def decode_tokens(
     decoded = decode(model, params, inputs, sequence_length['targets'])
     num_rows = len(rest[i * batch_size : (i + 1) * batch_size])
     rows = np.asarray(jax.device_get(decoded))[:num_rows]
+    watchdog.beat()
     done.append([np.trim_zeros(row, 'b').tolist() for row in rows])
     if partial:
       partial.append(done[-1])

@@ -1,11 +1,15 @@
 """Evaluates a checkpoint, or infers with it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import seqio
 from etils import epath
 
+from gqa_flax import partitioning
 from gqa_flax.checkpoints import native
+from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.evaluation import decoding, predictions
 from gqa_flax.evaluation.partial import NAME as PARTIAL
 from gqa_flax.evaluation.partial import Partial
@@ -13,6 +17,7 @@ from gqa_flax.evaluation.task_score import TaskScore
 from gqa_flax.inference import EOS_ID
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
+from gqa_flax.partitioning import hosts
 
 __all__ = ['TaskScore', 'evaluate', 'infer']
 
@@ -23,11 +28,14 @@ def evaluate(
   evaluators: Sequence[Callable],
   output_dir: str,
   settings: str = '',
+  mesh: partitioning.MeshShape | None = None,
+  cache_sharding: str = 'auto',
 ) -> dict[str, float]:
   """Evaluates one checkpoint, and writes what came of it.
 
   Batches are kept in predictions.partial.jsonl as they are decoded: after a
-  stop the same call goes on from there, to the same files.
+  stop the same call goes on from there, to the same files. Where several
+  processes evaluate, the first one writes, and a stop starts over.
 
   Args:
     checkpoint: a folder that `checkpoints.native` reads.
@@ -38,6 +46,8 @@ def evaluate(
       named after the split.
     settings: what else decides what is decoded, such as the configuration; if
       it is another after a stop, decoding starts over.
+    mesh: the axes over which batch, parameters and heads are divided.
+    cache_sharding: see `T5Config`.
 
   Returns:
     The scores of all evaluators.
@@ -45,12 +55,30 @@ def evaluate(
   Raises:
     ValueError: several evaluators decode the same split.
   """
-  output = epath.Path(output_dir)
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   _check_splits([evaluator.split for evaluator in decoders])
+  config = dataclasses.replace(
+    native.read_config(checkpoint), cache_sharding=cache_sharding
+  )
+  device_mesh = partitioning.make_mesh(
+    mesh or partitioning.MeshShape(), config=config
+  )
+  with jax.set_mesh(device_mesh):
+    return _evaluate(checkpoint, config, evaluators, output_dir, settings)
+
+
+def _evaluate(checkpoint, config, evaluators, output_dir, settings):
+  output = epath.Path(output_dir)
+  decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   several = len(decoders) > 1
-  restored = native.restore(checkpoint)
-  model = Transformer(restored.config)
+  mesh = partitioning.current_mesh()
+  shardings = partitioning.param_shardings(
+    abstract_params(config), config, mesh
+  )
+  restored = native.restore(checkpoint, shardings)
+  model = Transformer(config)
+  if jax.process_count() > 1:
+    return _evaluate_together(model, restored, checkpoint, evaluators, output)
   origin = {'checkpoint': str(checkpoint), 'step': restored.step}
   fingerprint = decoding.fingerprint(restored.params)
   header = {**origin, 'params': fingerprint, 'settings': settings}
@@ -76,6 +104,25 @@ def evaluate(
     predictions.write(output, {**origin, **scores}, [])
   for partial in partials:
     partial.remove()
+  return scores
+
+
+def _evaluate_together(model, restored, checkpoint, evaluators, output):
+  """Evaluates on every process of a job; the first one writes."""
+  origin = {'checkpoint': str(checkpoint), 'step': restored.step}
+  decoders = [e for e in evaluators if isinstance(e, TaskScore)]
+  scores: dict[str, float] = {}
+  for evaluator in evaluators:
+    scores.update(evaluator(model, restored.params))
+  if hosts.is_primary():
+    output.mkdir(parents=True, exist_ok=True)
+    for decoder in decoders:
+      folder = output / decoder.split if len(decoders) > 1 else output
+      folder.mkdir(exist_ok=True)
+      record = {**origin, **scores, **decoder.record}
+      predictions.write(folder, record, decoder.predictions)
+    if len(decoders) != 1:
+      predictions.write(output, {**origin, **scores}, [])
   return scores
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gqa_flax.inference import EOS_ID, check_decode_length
 from gqa_flax.model.cache import DecoderCache
+from gqa_flax.partitioning import replicate
 
 # Stands for log(0); finite, so that sums and quotients of it stay ordered.
 _IMPOSSIBLE = -1e7
@@ -159,7 +160,8 @@ def _beam_search(
     any_finished[..., None], state.finished.sequences, state.live.sequences
   )
   scores = jnp.where(any_finished, state.finished.scores, state.live.scores)
-  return sequences[..., 1:], scores
+  # Every host reads the tokens of all.
+  return replicate(sequences[..., 1:]), replicate(scores)
 
 
 def _extend(live, log_probs, position):

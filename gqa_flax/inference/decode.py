@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gqa_flax.inference import EOS_ID, PAD_ID, check_decode_length
 from gqa_flax.inference.beam import beam_decode
+from gqa_flax.partitioning import replicate
 
 
 def greedy_decode(model, params, encoder_input_tokens, max_decode_length):
@@ -104,4 +105,5 @@ def _decode(
     cache,
     rng,
   )
-  return jax.lax.while_loop(unfinished, step, state)[0]
+  # Every host reads the tokens of all.
+  return replicate(jax.lax.while_loop(unfinished, step, state)[0])

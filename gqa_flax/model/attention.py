@@ -5,6 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from gqa_flax.model.cache import KVCache
+from gqa_flax.partitioning import (
+  constrain,
+  constrain_cache,
+  constrain_query,
+)
 
 
 def grouped_query_attention(
@@ -80,6 +85,7 @@ class Attention(nn.Module):
   emb_dim: int
   dropout_rate: float
   dtype: jnp.dtype
+  cache_sharding: str = 'auto'
 
   def setup(self):
     # T5 folds 1 / sqrt(head_dim) into the query's initializer.
@@ -98,8 +104,12 @@ class Attention(nn.Module):
 
   def __call__(self, x_BTD, source_BSD, bias=None, *, deterministic=True):
     """Returns [B, T, D]: what positions of x read from those of source."""
-    keys_values = self.project_keys_values(source_BSD)
-    return self.attend(x_BTD, keys_values, bias, deterministic=deterministic)
+    keys_values = jax.tree.map(
+      lambda x_BSKH: constrain(x_BSKH, 'batch', None, 'kv_heads', None),
+      self.project_keys_values(source_BSD),
+    )
+    query_BTNH = constrain(self._queries(x_BTD), 'batch', None, 'heads', None)
+    return self._attend(query_BTNH, keys_values, bias, deterministic)
 
   def project_keys_values(self, source_BSD) -> KVCache:
     """Returns the keys and values, each [B, S, K, H], of source."""
@@ -109,19 +119,39 @@ class Attention(nn.Module):
       value=self.value(source_BSD).reshape(shape),
     )
 
-  def attend(self, x_BTD, cache: KVCache, bias=None, *, deterministic=True):
+  def place(self, cache: KVCache) -> KVCache:
+    """Returns a cache as it is kept while decoding, over heads or batch."""
+    return jax.tree.map(
+      lambda x_BSKH: constrain_cache(x_BSKH, self.cache_sharding), cache
+    )
+
+  def attend(self, x_BTD, cache: KVCache, bias=None):
     """Returns [B, T, D]: what positions of x read from a cache."""
-    B, T, _ = x_BTD.shape
+
+    def place(x_BTNH):
+      return constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
+
+    return self._attend(place(self._queries(x_BTD)), cache, bias, True, place)
+
+  def _queries(self, x_BTD):
+    shape = (*x_BTD.shape[:2], self.num_heads, self.head_dim)
+    return self.query(x_BTD).reshape(shape)
+
+  def _attend(
+    self, query_BTNH, cache, bias, deterministic, place=lambda x_BTNH: x_BTNH
+  ):
     dropout_rate = 0.0 if deterministic else self.dropout_rate
     x_BTNH = grouped_query_attention(
-      self.query(x_BTD).reshape(B, T, self.num_heads, self.head_dim),
+      query_BTNH,
       cache.key,
       cache.value,
       bias,
       dropout_rate=dropout_rate,
       dropout_rng=self.make_rng('dropout') if dropout_rate else None,
     )
-    return self.out(x_BTNH.reshape(B, T, self.num_heads * self.head_dim))
+    x_BTNH = constrain(place(x_BTNH), 'batch', None, 'heads', None)
+    B, T, N, H = x_BTNH.shape
+    return self.out(x_BTNH.reshape(B, T, N * H))
 
 
 def kernel_init(scale):

@@ -7,6 +7,7 @@ from gqa_flax.config import T5Config
 from gqa_flax.model.attention import Attention
 from gqa_flax.model.cache import KVCache
 from gqa_flax.model.layers import GatedMlp, RMSNorm, residual_dropout
+from gqa_flax.partitioning import constrain
 
 
 def rms_norm(config):
@@ -22,6 +23,7 @@ def _attention(config, num_kv_heads):
     emb_dim=config.emb_dim,
     dropout_rate=config.dropout_rate,
     dtype=jnp.dtype(config.dtype),
+    cache_sharding=config.cache_sharding,
   )
 
 
@@ -55,7 +57,8 @@ class EncoderLayer(nn.Module):
     y_BSD = self.mlp(
       self.pre_mlp_layer_norm(x_BSD), deterministic=deterministic
     )
-    return x_BSD + self.dropout(y_BSD, deterministic)
+    x_BSD += self.dropout(y_BSD, deterministic)
+    return constrain(x_BSD, 'batch', None, None)
 
 
 class DecoderLayer(nn.Module):
@@ -75,38 +78,40 @@ class DecoderLayer(nn.Module):
 
   def __call__(self, x_BTD, encoded_BSD, bias, encoder_bias, deterministic):
     """Returns [B, T, D], all target positions at once."""
-    cross_cache = self.project_encoded(encoded_BSD)
     y_BTD = self.pre_self_attention_layer_norm(x_BTD)
     y_BTD = self.self_attention(y_BTD, y_BTD, bias, deterministic=deterministic)
     x_BTD += self.dropout(y_BTD, deterministic)
-    return self._cross_attend_and_mlp(
-      x_BTD, cross_cache, encoder_bias, deterministic
+    y_BTD = self.encoder_decoder_attention(
+      self.pre_cross_attention_layer_norm(x_BTD),
+      encoded_BSD,
+      encoder_bias,
+      deterministic=deterministic,
     )
+    x_BTD += self.dropout(y_BTD, deterministic)
+    return self._mlp_branch(x_BTD, deterministic)
 
   def project_encoded(self, encoded_BSD) -> KVCache:
     """Returns the cross-attention's keys and values of the encoder's output."""
-    return self.encoder_decoder_attention.project_keys_values(encoded_BSD)
+    attention = self.encoder_decoder_attention
+    return attention.place(attention.project_keys_values(encoded_BSD))
 
   def decode_step(self, x_B1D, self_cache, cross_cache, position, biases):
     """Returns [B, 1, D] and the self-attention cache with this position."""
     bias, encoder_bias = biases
     y_B1D = self.pre_self_attention_layer_norm(x_B1D)
-    self_cache = self_cache.write(
-      self.self_attention.project_keys_values(y_B1D), position
+    new = self.self_attention.place(
+      self.self_attention.project_keys_values(y_B1D)
     )
+    self_cache = self.self_attention.place(self_cache.write(new, position))
     x_B1D += self.self_attention.attend(y_B1D, self_cache, bias)
-    x_B1D = self._cross_attend_and_mlp(x_B1D, cross_cache, encoder_bias, True)
-    return x_B1D, self_cache
-
-  def _cross_attend_and_mlp(self, x_BTD, cross_cache, bias, deterministic):
-    y_BTD = self.encoder_decoder_attention.attend(
-      self.pre_cross_attention_layer_norm(x_BTD),
-      cross_cache,
-      bias,
-      deterministic=deterministic,
+    x_B1D += self.encoder_decoder_attention.attend(
+      self.pre_cross_attention_layer_norm(x_B1D), cross_cache, encoder_bias
     )
-    x_BTD += self.dropout(y_BTD, deterministic)
+    return self._mlp_branch(x_B1D, True), self_cache
+
+  def _mlp_branch(self, x_BTD, deterministic):
     y_BTD = self.mlp(
       self.pre_mlp_layer_norm(x_BTD), deterministic=deterministic
     )
-    return x_BTD + self.dropout(y_BTD, deterministic)
+    x_BTD += self.dropout(y_BTD, deterministic)
+    return constrain(x_BTD, 'batch', None, None)

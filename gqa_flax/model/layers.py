@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gqa_flax.partitioning import constrain
+
 # What T5X adds where attention is barred.
 BARRED = -1e10
 NUM_BUCKETS = 32
@@ -42,6 +44,7 @@ class GatedMlp(nn.Module):
     for i, activation in enumerate(self.activations):
       name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
       x_BTF *= _activation(activation)(self._dense(self.mlp_dim, name)(x_BTD))
+    x_BTF = constrain(x_BTF, 'batch', None, 'mlp')
     x_BTF = residual_dropout(self.dropout_rate)(x_BTF, deterministic)
     return self._dense(x_BTD.shape[-1], 'wo')(x_BTF)
 

@@ -16,6 +16,7 @@ from gqa_flax.model.layers import (
   residual_dropout,
   truncated_init,
 )
+from gqa_flax.partitioning import constrain, constrain_cache
 
 
 class Encoder(nn.Module):
@@ -181,7 +182,7 @@ class Transformer(nn.Module):
       encoder_segment_ids,
     )
     y_BTD = self.decoder(
-      self.token_embedder(decoder_input_tokens),
+      self._embed(decoder_input_tokens),
       encoded_BSD,
       attention_bias(allowed, dtype),
       attention_bias(encoder_allowed, dtype),
@@ -202,7 +203,7 @@ class Transformer(nn.Module):
       real_BS, real_BS, encoder_segment_ids, encoder_segment_ids
     )
     return self.encoder(
-      self.token_embedder(encoder_input_tokens),
+      self._embed(encoder_input_tokens),
       attention_bias(allowed, jnp.dtype(self.config.dtype)),
       not enable_dropout,
     )
@@ -228,6 +229,9 @@ class Transformer(nn.Module):
       config.head_dim,
       dtype,
     )
+    empty = jax.tree.map(
+      lambda x_BSKH: constrain_cache(x_BSKH, config.cache_sharding), empty
+    )
     encoded_BSD = self.encode(encoder_input_tokens)
     return DecoderCache(
       self_attention=(empty,) * config.num_decoder_layers,
@@ -249,17 +253,24 @@ class Transformer(nn.Module):
     Returns:
       float32 logits [batch, vocab_size] and the cache, one position on.
     """
-    y_B1D = self.token_embedder(tokens_B[:, None])
+    y_B1D = self._embed(tokens_B[:, None])
     y_B1D, cache = self.decoder.decode_step(y_B1D, cache)
     return self._logits(y_B1D)[:, 0], cache
 
+  def _embed(self, tokens_BT):
+    table_VD = self.token_embedder.embedding.astype(self.config.dtype)
+    # Whole rows on every device: gathering parts of them would move batches.
+    table_VD = constrain(table_VD, 'vocab', None)
+    return constrain(jnp.take(table_VD, tokens_BT, axis=0), 'batch', None, None)
+
   def _logits(self, y_BTD):
     config = self.config
-    if not config.logits_via_embedding:
-      return self.decoder.logits_dense(y_BTD)
-    # T5.1.0 rescales its tied embedding to a logit's scale.
-    logits_BTV = self.token_embedder.attend(y_BTD) / config.emb_dim**0.5
-    return logits_BTV.astype(jnp.float32)
+    if config.logits_via_embedding:
+      # T5.1.0 rescales its tied embedding to a logit's scale.
+      logits_BTV = self.token_embedder.attend(y_BTD) / config.emb_dim**0.5
+    else:
+      logits_BTV = self.decoder.logits_dense(y_BTD)
+    return constrain(logits_BTV.astype(jnp.float32), 'batch', None, 'vocab')
 
 
 def _remat(layer, config, deterministic_argument):

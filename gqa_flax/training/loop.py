@@ -1,26 +1,33 @@
-"""The training loop: restore, step, log, evaluate, save."""
+"""The training loop: restore, step, log, save, evaluate."""
 
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from gqa_flax import partitioning
 from gqa_flax.checkpoints import native
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
+from gqa_flax.partitioning import hosts
+from gqa_flax.training import goodput, preemption, watchdog
 from gqa_flax.training import optimizer as optimizers
-from gqa_flax.training.progress import MetricLog, ProgressLine
-from gqa_flax.training.step import TrainState, train_step
+from gqa_flax.training.progress import MetricLog, ProgressLine, records
+from gqa_flax.training.start import initial_state
+from gqa_flax.training.state import num_params, step_function
+from gqa_flax.training.step import TrainState, all_finite
+from gqa_flax.training.window import Window
 
 
 class Batches(Iterator, Protocol):
   """An endless iterator over batches, whose position can be kept."""
+
+  batch_size: int  # rows of all processes together
+
+  def assign(self, rows, num_processes, writes): ...
 
   def save(self, directory): ...
 
@@ -49,9 +56,13 @@ def train(
   log_every: int = 50,
   evaluate_every: int = 1000,
   checkpoint_every: int = 1000,
-  keep: int | None = 1,
+  keep: int | None = 2,
   keep_best: str | None = None,
   keep_best_mode: str = 'max',
+  mesh: partitioning.MeshShape | None = None,
+  non_finite: str = 'stop',
+  hang_seconds: float | None = 1800,
+  compilation_cache: str | None = None,
 ) -> TrainState:
   """Trains up to a step, from wherever model_dir or a checkpoint stands.
 
@@ -74,7 +85,9 @@ def train(
     initial_checkpoint: a folder that `checkpoints.native` reads.
     initial_optimizer: 'reset' begins with a new optimizer state, 'carry' with
       that of initial_checkpoint, its count of steps included.
-    evaluators: called every evaluate_every steps and at the end.
+    evaluators: called every evaluate_every steps and at the end, when the
+      checkpoint of that step is written: what a stop cuts short is done by the
+      next attempt.
     loss_normalizing_factor: see `losses.loss_normalizer`.
     z_loss: coefficient.
     microbatches: parts of a batch in which gradients are accumulated.
@@ -82,189 +95,185 @@ def train(
     log_every: steps between records.
     evaluate_every: steps between evaluations.
     checkpoint_every: steps between checkpoints; the last is always written.
-    keep: how many of the latest checkpoints to keep; None keeps all.
+    keep: how many of the latest checkpoints to keep; None keeps all. With two,
+      there is one to go back to where the newest is damaged.
     keep_best: a metric of an evaluator; the best checkpoint is kept besides.
     keep_best_mode: 'max' or 'min'.
+    mesh: the axes over which batch, parameters and heads are divided.
+    non_finite: 'stop', or 'skip' what gives no finite update; see `train_step`.
+    hang_seconds: without progress for so long, the process ends with status
+      75, so that its job can be restarted; None waits forever. Compiling,
+      restoring and saving count.
+    compilation_cache: a folder for what was compiled, local or in a bucket.
 
   Returns:
     The state at train_steps.
 
   Raises:
+    Preempted: after SIGTERM, when the state is saved.
     FloatingPointError: if a loss is not finite; nothing of that state is saved.
+    CheckpointWriteError: if a checkpoint cannot be written.
     ValueError: if a checkpoint is of another architecture, if it has no
       optimizer state that was to be carried, or if a token id lies outside the
       vocabulary.
   """
+  if non_finite not in ('stop', 'skip'):
+    raise ValueError(f"NON_FINITE is {non_finite!r}; give 'stop' or 'skip'.")
+  if compilation_cache:
+    jax.config.update('jax_compilation_cache_dir', compilation_cache)
   optimizer = optimizers.adafactor() if optimizer is None else optimizer
-  mesh = partitioning.data_parallel_mesh()
-  model = Transformer(config)
-  manager = native.checkpoint_manager(
-    model_dir, keep=keep, best=keep_best, mode=keep_best_mode
+  device_mesh = partitioning.make_mesh(
+    mesh or partitioning.MeshShape(),
+    config=config,
+    num_params=num_params(config),
+    batch_size=train_data.batch_size,
   )
-  state = _initial_state(
-    manager,
-    config,
-    optimizer,
-    train_data,
-    initial_checkpoint,
-    initial_optimizer,
-    seed,
-    mesh,
+  train_data.assign(
+    functools.partial(partitioning.own_rows, device_mesh),
+    jax.process_count(),
+    hosts.is_primary(),
   )
-  first_step = int(state.step)
-  if first_step >= train_steps:
-    print(
-      f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.'
+  scores: dict[int, float] = {}
+  with (
+    native.checkpoint_manager(
+      model_dir, keep=keep, scores=scores, mode=keep_best_mode, background=True
+    ) as manager,
+    jax.set_mesh(device_mesh),
+    watchdog.Watchdog(hang_seconds),
+    preemption.listening() as preempted,
+  ):
+    state, goes_on = initial_state(
+      manager,
+      config,
+      optimizer,
+      train_data,
+      initial_checkpoint=initial_checkpoint,
+      initial_optimizer=initial_optimizer,
+      seed=seed,
+      mesh=device_mesh,
     )
-    manager.close()
-    return state
+    first_step = int(state.step)
 
-  step_function = jax.jit(
-    functools.partial(
-      train_step,
-      model=model,
+    def due(step):
+      last = step == train_steps
+      return bool(evaluators) and (last or step % evaluate_every == 0)
+
+    logged = records(model_dir, first_step) if goes_on else []
+    for record in logged:
+      if keep_best in record:
+        scores[int(record['step'])] = record[keep_best]
+    evaluated = {record['step'] for record in logged if 'loss' not in record}
+    missed = goes_on and due(first_step) and first_step not in evaluated
+    if first_step >= train_steps and not missed:
+      _say(
+        f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.'
+      )
+      return state
+
+    run = _Run(model_dir, config, evaluators, manager, first_step)
+    if missed:
+      run.evaluate(state, keep_best, scores)
+    compiled = step_function(
+      state,
+      model=run.model,
       optimizer=optimizer,
       learning_rate=learning_rate,
       loss_normalizing_factor=loss_normalizing_factor,
       z_loss=z_loss,
       microbatches=microbatches,
-    ),
-    donate_argnums=0,
-  )
-  rng = jax.random.key(seed) if config.dropout_rate > 0 else None
-  log = MetricLog(model_dir, first_step)
-  line = ProgressLine(epath.Path(model_dir).name, first_step, train_steps)
-  window = _Window()
-  for step in range(first_step + 1, train_steps + 1):
-    batch = next(train_data)
-    _check_tokens(batch, config.vocab_size)
-    window.examples += _count_examples(batch)
-    state, metrics = step_function(
-      state, partitioning.shard_batch(batch, mesh), rng
+      skip_non_finite=non_finite == 'skip',
     )
-    window.metrics.append(metrics)
-
-    last = step == train_steps
-    evaluating = bool(evaluators) and (last or step % evaluate_every == 0)
-    saving = last or step % checkpoint_every == 0
-    if last or evaluating or saving or step % log_every == 0:
-      numbers = window.close(step)
-      rate = float(learning_rate(jnp.int32(step - 1)))
-      log.write(step, {**numbers, 'learning_rate': rate})
-      line.show(step, numbers['loss'], numbers['examples_per_second'])
-    scores = {}
-    if evaluating:
-      for evaluator in evaluators:
-        scores.update(evaluator(model, state.params))
-      log.write(step, scores)
-    if saving:
-      _check_finite(state.params, step)
-      native.save(
-        manager,
-        native.Checkpoint(step, state.params, config),
-        opt_state=state.opt_state,
-        data=train_data,
-        metrics=scores,
-      )
-    if evaluating or saving:
-      window.restart_clock()
-  line.close()
-  manager.close()
+    rng = jax.random.key(seed) if config.dropout_rate > 0 else None
+    line = ProgressLine(
+      epath.Path(model_dir).name, first_step, train_steps, hosts.is_primary()
+    )
+    window = Window()
+    for step in range(first_step + 1, train_steps + 1):
+      watchdog.beat()
+      with run.clock('input'):
+        batch = next(train_data)
+        _check_tokens(batch, config.vocab_size)
+        placed = partitioning.shard_batch(
+          batch, device_mesh, train_data.batch_size
+        )
+      with run.clock('compilation' if step == first_step + 1 else 'step'):
+        state, metrics = compiled(state, placed, rng)
+        window.add(metrics, _count_examples(batch, train_data.batch_size))
+      # Every process asks at every step.
+      stopping = preempted(step)
+      saving = stopping or due(step) or step % checkpoint_every == 0
+      saving = saving or step == train_steps
+      if saving or step % log_every == 0:
+        with run.clock('step'):
+          numbers = window.close(step)
+        rate = float(learning_rate(jnp.int32(step - 1)))
+        run.log.write(step, {**numbers, 'learning_rate': rate})
+        line.show(step, numbers['loss'], numbers['examples_per_second'])
+        native.check(manager)
+      if saving:
+        run.save(state, train_data)
+      if stopping:
+        run.end(step)
+        raise preemption.Preempted(step, model_dir)
+      if due(step):
+        run.evaluate(state, keep_best, scores)
+      if saving or step % log_every == 0:
+        run.clock.record(step)
+        window.restart_clock()
+    line.close()
+    run.end(train_steps, finished=True)
   return state
 
 
-class _Window:
-  """Metrics of the steps since the last record, still on the devices."""
+class _Run:
+  """What belongs to one attempt: model, log, clock and checkpoints."""
 
-  def __init__(self):
-    self.metrics, self.examples = [], 0
-    self.restart_clock()
-
-  def restart_clock(self):
-    self._start = time.monotonic()
-
-  def close(self, step):
-    """Returns the means over the window's tokens, and starts the next one."""
-    per_step = jax.device_get(self.metrics)
-    first_step = step - len(per_step) + 1
-    for i, metrics in enumerate(per_step):
-      loss = (metrics.cross_entropy + metrics.z_loss) / metrics.tokens
-      if not np.isfinite(loss):
-        raise FloatingPointError(
-          f'The loss of step {first_step + i} is {loss}; nothing was saved '
-          'since the last checkpoint. Lower the learning rate, or go on from '
-          'there with another RANDOM_SEED.'
-        )
-    total = jax.tree.map(lambda *xs: float(np.sum(xs)), *per_step)
-    seconds = time.monotonic() - self._start
-    examples_per_second = self.examples / seconds
-    self.__init__()
-    return {
-      'loss': (total.cross_entropy + total.z_loss) / total.tokens,
-      'cross_entropy': total.cross_entropy / total.tokens,
-      'accuracy': total.correct / total.tokens,
-      'target_tokens': total.tokens,
-      'examples_per_second': examples_per_second,
-      'seconds': seconds,
-    }
-
-
-def _initial_state(
-  manager,
-  config,
-  optimizer,
-  train_data,
-  initial_checkpoint,
-  initial_optimizer,
-  seed,
-  mesh,
-):
-  """Returns the state of the latest or the initial checkpoint, or a new one."""
-  if initial_optimizer not in ('reset', 'carry'):
-    raise ValueError(
-      f"OPTIMIZER_STATE is {initial_optimizer!r}; give 'reset' or 'carry'."
+  def __init__(self, model_dir, config, evaluators, manager, first_step):
+    self.model = Transformer(config)
+    self.log = MetricLog(model_dir, first_step, hosts.is_primary())
+    self.clock = goodput.Goodput(
+      model_dir, first_step, writes=hosts.is_primary()
     )
-  latest = manager.latest_step()
-  if latest is not None:
-    checkpoint = native.restore(manager.directory / f'{native.PREFIX}_{latest}')
-  elif initial_checkpoint:
-    checkpoint = native.restore(initial_checkpoint)
-  else:
-    token = jnp.zeros((1, 1), jnp.int32)
-    init = jax.jit(Transformer(config).init)
-    params = init(jax.random.key(seed), token, token, token)['params']
-    checkpoint = native.Checkpoint(0, params, config)
-  _check_architecture(checkpoint.config, config, initial_checkpoint)
+    self._model_dir = model_dir
+    self._evaluators = evaluators
+    self._manager = manager
 
-  opt_state = optimizer.init(checkpoint.params)
-  if latest is not None:
-    opt_state = native.restore_training(
-      manager, latest, opt_state=opt_state, data=train_data
-    )
-  elif initial_checkpoint and initial_optimizer == 'carry':
-    opt_state = native.restore_optimizer(initial_checkpoint, opt_state)
-  state = TrainState(
-    step=jnp.int32(checkpoint.step),
-    params=checkpoint.params,
-    opt_state=opt_state,
-  )
-  return jax.device_put(state, partitioning.replicated(mesh))
+  def evaluate(self, state, keep_best, scores):
+    """Logs what the evaluators say, and keeps the score of the step."""
+    found, step = {}, int(state.step)
+    with self.clock('evaluation'):
+      for evaluator in self._evaluators:
+        found.update(evaluator(self.model, state.params))
+        watchdog.beat()
+    self.log.write(step, found)
+    if keep_best in found:
+      scores[step] = found[keep_best]
+
+  def save(self, state, train_data):
+    """Begins to write a checkpoint."""
+    step = int(state.step)
+    with self.clock('checkpoint'):
+      _check_finite(state.params, step)
+      native.save(
+        self._manager,
+        native.Checkpoint(step, state.params, self.model.config),
+        opt_state=state.opt_state,
+        data=train_data,
+      )
+
+  def end(self, step, finished=False):
+    """Waits for the last checkpoint, and tells where the time went."""
+    with self.clock('checkpoint'):
+      native.wait(self._manager)
+    self.clock.record(step, finished)
+    if hosts.is_primary():
+      print(goodput.table(goodput.summary(self._model_dir)))
 
 
-def _check_architecture(found: T5Config, wanted: T5Config, path):
-  """Raises ValueError that names every size in which they differ."""
-  found_fields, wanted_fields = found.architecture(), wanted.architecture()
-  differing = [
-    f'{name} {found_fields[name]} (configured: {wanted_fields[name]})'
-    for name in found_fields
-    if found_fields[name] != wanted_fields[name]
-  ]
-  if differing:
-    raise ValueError(
-      f'The checkpoint{f" {path}" if path else ""} has '
-      f'{", ".join(differing)}; configure the model as the checkpoint is, or '
-      'convert it first (gqa-flax convert).'
-    )
+def _say(text: str):
+  """Prints, once for all processes."""
+  if hosts.is_primary():
+    print(text)
 
 
 def _check_finite(params, step):
@@ -277,10 +286,7 @@ def _check_finite(params, step):
     )
 
 
-@jax.jit
-def _all_finite(params):
-  leaves = jax.tree.leaves(params)
-  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+_all_finite = jax.jit(all_finite)
 
 
 def _check_tokens(batch, vocab_size):
@@ -296,9 +302,12 @@ def _check_tokens(batch, vocab_size):
     )
 
 
-def _count_examples(batch):
-  """Counts sequences, each of those packed into a row by itself."""
+def _count_examples(batch, num_rows: int) -> float:
+  """Counts sequences, each of those packed into a row by itself.
+
+  Of rows that other processes feed, as many are taken to be in each.
+  """
   segments = batch.get('encoder_segment_ids')
-  if segments is None:
-    return len(batch['encoder_input_tokens'])
-  return int(segments.max(axis=1).sum())
+  own = len(batch['encoder_input_tokens'])
+  examples = own if segments is None else int(segments.max(axis=1).sum())
+  return examples * num_rows / own

@@ -17,23 +17,42 @@ class MetricLog:
   earlier attempt wrote of those is dropped, so that every step stands once.
   """
 
-  def __init__(self, directory, restart_step: int):
+  def __init__(self, directory, restart_step: int, writes: bool = True):
+    """Reads what earlier attempts have logged.
+
+    Args:
+      directory: of the run.
+      restart_step: where this attempt goes on.
+      writes: whether this is the one process that writes.
+    """
     self._file = epath.Path(directory) / METRICS_FILE
-    lines = self._file.read_text().splitlines() if self._file.exists() else []
-    # The last line of a killed run may be cut short.
-    whole = [line for line in lines if line.endswith('}')]
-    kept = [line for line in whole if json.loads(line)['step'] <= restart_step]
-    temporary = self._file.with_suffix('.tmp')
-    temporary.write_text(''.join(line + '\n' for line in kept))
-    temporary.replace(self._file)
-    self._tensorboard = clu.metric_writers.SummaryWriter(str(directory))
+    self._writes = writes
+    self.records = records(directory, restart_step)
+    if writes:
+      temporary = self._file.with_suffix('.tmp')
+      text = ''.join(json.dumps(record) + '\n' for record in self.records)
+      temporary.write_text(text)
+      temporary.replace(self._file)
+      self._tensorboard = clu.metric_writers.SummaryWriter(str(directory))
 
   def write(self, step: int, metrics):
     """Adds one record: {'step': step, name: number, ...}."""
+    self.records.append({'step': step, **metrics})
+    if not self._writes:
+      return
     with self._file.open('a') as file:
       file.write(json.dumps({'step': step, **metrics}) + '\n')
     self._tensorboard.write_scalars(step, metrics)
     self._tensorboard.flush()
+
+
+def records(directory, last_step: int) -> list[dict[str, float]]:
+  """Returns what a run has logged up to a step."""
+  file = epath.Path(directory) / METRICS_FILE
+  lines = file.read_text().splitlines() if file.exists() else []
+  # The last line of a killed run may be cut short.
+  found = [json.loads(line) for line in lines if line.endswith('}')]
+  return [record for record in found if record['step'] <= last_step]
 
 
 class ProgressLine:
@@ -42,9 +61,16 @@ class ProgressLine:
   It is rewritten in place on a terminal, and repeated in a log file.
   """
 
-  def __init__(self, name: str, first_step: int, last_step: int):
+  def __init__(
+    self, name: str, first_step: int, last_step: int, shows: bool = True
+  ):
     self._bar = tqdm.tqdm(
-      desc=name, initial=first_step, total=last_step, unit='step', ncols=100
+      desc=name,
+      initial=first_step,
+      total=last_step,
+      unit='step',
+      ncols=100,
+      disable=not shows,
     )
 
   def show(self, step: int, loss: float, examples_per_second: float):
@@ -54,7 +80,7 @@ class ProgressLine:
     )
     self._bar.n = step
     self._bar.refresh()
-    if not sys.stderr.isatty():
+    if not (self._bar.disable or sys.stderr.isatty()):
       print(file=sys.stderr)
 
   def close(self):

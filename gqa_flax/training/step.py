@@ -1,5 +1,6 @@
 """One training step, a pure function of state and batch."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -34,12 +35,15 @@ class Metrics:
     z_loss: the z-loss.
     correct: tokens predicted by argmax.
     tokens: target tokens, weighted.
+    skipped: steps whose update was not finite and left out; such a step adds
+      nothing to the other sums.
   """
 
   cross_entropy: jax.Array
   z_loss: jax.Array
   correct: jax.Array
   tokens: jax.Array
+  skipped: jax.Array
 
 
 def loss_and_metrics(
@@ -72,6 +76,7 @@ def loss_and_metrics(
     z_loss=jnp.sum(z_BT * weights_BT),
     correct=jnp.sum(jnp.where(correct_BT, weights_BT, 0.0)),
     tokens=jnp.sum(weights_BT),
+    skipped=jnp.float32(0),
   )
   return jnp.sum(loss_BT * weights_BT / normalizer), metrics
 
@@ -87,6 +92,7 @@ def train_step(
   loss_normalizing_factor=None,
   z_loss=1e-4,
   microbatches=1,
+  skip_non_finite=False,
 ):
   """Takes one optimizer step.
 
@@ -102,6 +108,8 @@ def train_step(
       the whole batch, so that the number of microbatches changes nothing.
     z_loss: coefficient.
     microbatches: parts in which gradients are accumulated; divides the batch.
+    skip_non_finite: whether a batch whose loss or update is not finite leaves
+      parameters and optimizer as they are; the step is counted all the same.
 
   Returns:
     The state after, and the Metrics of the batch.
@@ -133,12 +141,31 @@ def train_step(
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   rate = learning_rate(state.step)
   updates = jax.tree.map(lambda u: rate * u, updates)
-  state = TrainState(
+  after = TrainState(
     step=state.step + 1,
     params=optax.apply_updates(state.params, updates),
     opt_state=opt_state,
   )
-  return state, metrics
+  if skip_non_finite:
+    finite = all_finite((metrics, after.params, after.opt_state))
+    before = dataclasses.replace(state, step=after.step)
+    after, metrics = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      (after, metrics),
+      (before, _skipped(metrics)),
+    )
+  return after, metrics
+
+
+def all_finite(tree):
+  """Returns a boolean scalar: whether every number of a tree is finite."""
+  leaves = jax.tree.leaves(tree)
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
+def _skipped(metrics):
+  nothing = jax.tree.map(jnp.zeros_like, metrics)
+  return nothing.replace(skipped=jnp.float32(1))
 
 
 def _accumulate(gradients, batch, normalizer, microbatches):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from gqa_flax import partitioning
+from gqa_flax.training import watchdog
 from gqa_flax.training.step import loss_and_metrics
 
 
@@ -31,15 +32,14 @@ class ValidationLoss:
 
   def __call__(self, model, params):
     """Returns {name/cross_entropy: nats a token, name/accuracy: 0 to 1}."""
-    mesh = partitioning.data_parallel_mesh()
+    mesh = partitioning.current_mesh()
     # One program at a time: on several CPU devices, those in flight at once can
     # wait for threads that the others hold, until XLA ends the process.
-    total = [
-      jax.device_get(
-        _metrics(model, params, partitioning.spread_batch(batch, mesh))
-      )
-      for batch in self._batches
-    ]
+    total = []
+    for batch in self._batches:
+      placed = partitioning.spread_batch(batch, mesh)
+      total.append(jax.device_get(_metrics(model, params, placed)))
+      watchdog.beat()
     total = jax.tree.map(lambda *xs: float(np.sum(xs)), *total)
     return {
       f'{self._name}/cross_entropy': total.cross_entropy / total.tokens,

@@ -16,6 +16,8 @@ from gqa_flax.training.validation import ValidationLoss
 class CountingBatches:
   """Endless batches drawn from their number, which is the position."""
 
+  batch_size = 8
+
   def __init__(self, make_batch, config):
     self.make_batch, self.config, self.position = make_batch, config, 0
 
@@ -25,6 +27,10 @@ class CountingBatches:
   def __next__(self):
     self.position += 1
     return self.make_batch(self.config, batch=8, seed=self.position)
+
+  def assign(self, rows, num_processes, writes):
+    assert (num_processes, writes) == (1, True)
+    np.testing.assert_array_equal(rows(8), np.arange(8))
 
   def save(self, directory):
     pathlib.Path(directory, 'position').write_text(str(self.position))
@@ -161,8 +167,6 @@ def test_the_best_and_the_latest_are_kept(run, tmp_path):
   )
   kept = {p.name for p in (tmp_path / 'best').glob('checkpoint_*')}
   assert kept == {'checkpoint_4', 'checkpoint_8'}
-  with native.checkpoint_manager(tmp_path / 'best', best='score') as manager:
-    assert manager.best_step() == 4
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):

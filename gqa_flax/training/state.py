@@ -1,0 +1,93 @@
+"""The training state over a mesh: where it begins, and the compiled step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gqa_flax import partitioning
+from gqa_flax.config import T5Config
+from gqa_flax.model.network import Transformer
+from gqa_flax.training.step import TrainState, train_step
+
+
+def abstract_state(config: T5Config, optimizer, mesh) -> TrainState:
+  """Returns the state's shapes, dtypes and shardings; nothing is allocated.
+
+  Args:
+    config: the architecture.
+    optimizer: an optax transformation.
+    mesh: a Mesh or an AbstractMesh.
+  """
+  shapes = jax.eval_shape(functools.partial(_init, config, optimizer, 0))
+  params = partitioning.param_shardings(shapes.params, config, mesh)
+  opt_state = partitioning.state_shardings(
+    shapes.opt_state, shapes.params, config, mesh
+  )
+  return TrainState(
+    step=_placed(shapes.step, partitioning.replicated(mesh)),
+    params=_placed(shapes.params, params),
+    opt_state=_placed(shapes.opt_state, opt_state),
+  )
+
+
+def new_state(config: T5Config, optimizer, seed: int, mesh) -> TrainState:
+  """Initialises parameters and optimizer, each device its own share."""
+  shardings = shardings_of(abstract_state(config, optimizer, mesh))
+  init = functools.partial(_init, config, optimizer, seed)
+  return jax.jit(init, out_shardings=shardings)()
+
+
+def new_optimizer_state(params, config: T5Config, optimizer, mesh):
+  """Returns what the optimizer begins with for these parameters."""
+  wanted = abstract_state(config, optimizer, mesh).opt_state
+  init = jax.jit(optimizer.init, out_shardings=shardings_of(wanted))
+  return init(params)
+
+
+def num_params(config: T5Config) -> int:
+  """Returns the number of parameters."""
+  shapes = jax.eval_shape(functools.partial(_init_params, config, 0))
+  return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def shardings_of(tree):
+  """Returns the shardings of a tree of arrays or of their shapes."""
+  return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def step_function(state, **arguments):
+  """Compiles `step.train_step` for a state, which the step gives up.
+
+  Args:
+    state: the first state, or what `abstract_state` returns.
+    **arguments: the keyword arguments of `train_step`.
+  """
+  return jax.jit(
+    functools.partial(train_step, **arguments),
+    donate_argnums=0,
+    out_shardings=(shardings_of(state), None),
+  )
+
+
+def _placed(shapes, shardings):
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+
+
+def _init_params(config, seed):
+  token = jnp.zeros((1, 1), jnp.int32)
+  init = Transformer(config).init
+  return init(jax.random.key(seed), token, token, token)['params']
+
+
+def _init(config, optimizer, seed):
+  params = _init_params(config, seed)
+  return TrainState(
+    step=jnp.int32(0), params=params, opt_state=optimizer.init(params)
+  )
