@@ -36,6 +36,7 @@ from gqa_flax.data import batches
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate
 from gqa_flax.model.network import Transformer
 from gqa_flax.reporting import records
+from gqa_flax.training import progress
 from gqa_flax.training.validation import ValidationLoss
 
 BEST = 'validation/rouge1'
@@ -193,8 +194,8 @@ def quickstart(
         keep_best=BEST,
         seed=seed,
       )
-      with native.checkpoint_manager(folder, best=BEST) as manager:
-        step = manager.best_step()
+      logged = progress.records(folder)
+      step = native.best_step({r['step']: r[BEST] for r in logged if BEST in r})
       scores = evaluate(
         checkpoint=f'{folder}/{native.PREFIX}_{step}',
         evaluators=[finetune_task.score('test')],

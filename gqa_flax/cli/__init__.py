@@ -48,14 +48,19 @@ def _run(run: Callable, args, name: str) -> int:
     if args.debug and status != _RESTART:
       raise
     print(f'{name}: {_one_sentence(error)}', file=sys.stderr)
-    _leave_others(status)
+    if not getattr(error, 'orderly', False):
+      _leave_others(status)
     return status
   return 0
 
 
 def _status(error: Exception) -> int:
+  """Returns the exit status; schedulers may start `_RESTART` again."""
   if isinstance(error, UsageError):
     return 2
+  hosts = sys.modules.get('gqa_flax.partitioning.hosts')
+  if hosts is not None and hosts.lost_peer(error):
+    return _RESTART
   return getattr(error, 'exit_status', 1)
 
 
@@ -67,11 +72,10 @@ def _leave_others(status: int):
   """
   # Only a job that has loaded JAX can have joined others.
   jax = sys.modules.get('jax')
-  if (
-    status != _RESTART and jax is not None and jax.distributed.is_initialized()
-  ):
-    sys.stderr.flush()
-    os._exit(status)
+  if jax is not None and jax.distributed.is_initialized():
+    from gqa_flax.partitioning import hosts
+
+    hosts.leave(status)
 
 
 def run_function(module: str, name: str, argv: Sequence[str]) -> int:

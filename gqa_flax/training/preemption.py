@@ -21,6 +21,7 @@ class Preempted(Exception):
   """
 
   exit_status = EXIT_STATUS
+  orderly = True  # every process raises it, and none waits for another
 
   def __init__(self, step: int, directory):
     super().__init__(step, directory)

@@ -1,6 +1,7 @@
 """What a run tells while it runs: one line, JSON lines, TensorBoard."""
 
 import json
+import math
 import sys
 
 import clu.metric_writers
@@ -46,8 +47,8 @@ class MetricLog:
     self._tensorboard.flush()
 
 
-def records(directory, last_step: int) -> list[dict[str, float]]:
-  """Returns what a run has logged up to a step."""
+def records(directory, last_step: float = math.inf) -> list[dict[str, float]]:
+  """Returns what a run has logged up to a step, by default all."""
   file = epath.Path(directory) / METRICS_FILE
   lines = file.read_text().splitlines() if file.exists() else []
   # The last line of a killed run may be cut short.

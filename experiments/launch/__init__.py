@@ -1,0 +1,1 @@
+"""Starts one gqa-flax command on many hosts, and starts it again."""
