@@ -7,7 +7,6 @@ scores      compare, average
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 

@@ -14,7 +14,7 @@ count from 1; padding is 0 in all.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import seqio
@@ -35,49 +35,59 @@ def train_batches(
   pack: bool = True,
   shuffle: bool = True,
   num_epochs: int | None = None,
-  shard_index: int = 0,
-  num_shards: int = 1,
+  num_shards: int | None = None,
   use_cached: bool = False,
 ) -> BatchIterator:
   """Returns the batches to train on, the same for the same arguments.
 
-  Every epoch has another order and, for span corruption, other spans.
+  Every epoch has another order and, for span corruption, other spans. Where
+  several processes share the batches, tell the iterator by its `assign`.
 
   Args:
     task: from `tasks.get_task`.
     sequence_length: {'inputs': S, 'targets': T}, EOS included.
-    batch_size: B, the rows in each batch of this shard.
+    batch_size: B, the rows in each batch, of all processes together.
     seed: for the order and for what the task itself draws.
     split: which split to read.
     pack: whether several examples share a row.
     shuffle: whether to shuffle.
     num_epochs: how often to go through the data; None for no end. The rows
-      left at the end that do not fill a batch are dropped.
-    shard_index: which part of the examples to read, below `num_shards`.
-    num_shards: into how many parts the examples are divided: one a host.
+      left at the end of a stream that do not fill its part of a batch are
+      dropped; see `BatchIterator` for streams that end apart.
+    num_shards: into how many streams the examples are divided; each fills an
+      equal part of every batch. None is as many as the restored position has
+      or, without one, as there are processes.
     use_cached: whether to read the task's cache; see `caching`.
 
   Raises:
     ValueError: there is no such split, it has no examples, a length is too
-      short for the task, or the cache is of another vocabulary.
+      short for the task, the cache is of another vocabulary, or B is not
+      divisible by `num_shards`. On the first use: a stream has no examples.
     MissingDataError: the data set or the cache is not on disk.
   """
-  examples = reading.dataset(
+  read = functools.partial(
+    reading.dataset,
     _tokens_alone(task),
     split,
     sequence_length,
     seed=seed,
-    shuffle=shuffle,
-    num_epochs=num_epochs,
     use_cached=use_cached,
-    shard_info=(
-      seqio.ShardInfo(shard_index, num_shards) if num_shards > 1 else None
-    ),
   )
-  rows = _rows(examples, sequence_length, pack)
-  batches = rows.batch(batch_size, drop_remainder=True).prefetch(2)
+
+  def stream(index: int, number: int) -> tf.data.Dataset:
+    examples = read(
+      shuffle=shuffle,
+      num_epochs=num_epochs,
+      shard_info=seqio.ShardInfo(index, number) if number > 1 else None,
+    )
+    rows = _rows(examples, sequence_length, pack)
+    part = rows.batch(batch_size // number, drop_remainder=True).prefetch(2)
+    return part.with_options(reading.options())
+
+  # Streams are opened later: what is wrong with all of them is said now.
+  _rows(read(), sequence_length, pack)
   return BatchIterator(
-    batches.with_options(reading.options()),
+    stream,
     dict(
       task=task.name,
       split=split,
@@ -87,11 +97,10 @@ def train_batches(
       pack=pack,
       shuffle=shuffle,
       num_epochs=num_epochs,
-      shard_index=shard_index,
-      num_shards=num_shards,
       use_cached=use_cached,
       **tasks.choices(task),
     ),
+    num_shards,
   )
 
 
@@ -103,8 +112,7 @@ def evaluation_batches(
   *,
   pack: bool = False,
   num_examples: int | None = None,
-  shard_index: int = 0,
-  num_shards: int = 1,
+  rows: Callable[[int], np.ndarray] | None = None,
   use_cached: bool = False,
 ) -> Iterator[Batch]:
   """Yields a split once, in order, for teacher-forced losses.
@@ -116,12 +124,10 @@ def evaluation_batches(
     task: from `tasks.get_task`.
     split: which split to read.
     sequence_length: {'inputs': S, 'targets': T}, EOS included.
-    batch_size: B, the rows in each batch of this shard.
+    batch_size: B, the rows in each batch, of all processes together.
     pack: whether several examples share a row.
     num_examples: how many examples to read at most; None for all.
-    shard_index: which rows of every batch to yield, below `num_shards`.
-    num_shards: by how many hosts the rows are shared. All yield the same
-      number of batches, and together the same rows, whatever the number.
+    rows: maps B to which rows of every batch to yield; None for all.
     use_cached: whether to read the task's cache.
 
   Raises:
@@ -134,11 +140,12 @@ def evaluation_batches(
     num_examples=num_examples,
     use_cached=use_cached,
   )
-  rows = _rows(examples, sequence_length, pack)
-  all_size = batch_size * num_shards
-  own = slice(shard_index * batch_size, (shard_index + 1) * batch_size)
-  batches = rows.batch(all_size).with_options(reading.options())
-  return (_fill(batch, all_size, own) for batch in batches.as_numpy_iterator())
+  batches = _rows(examples, sequence_length, pack).batch(batch_size)
+  batches = batches.with_options(reading.options())
+  own = slice(None) if rows is None else rows(batch_size)
+  return (
+    _fill(batch, batch_size, own) for batch in batches.as_numpy_iterator()
+  )
 
 
 def _tokens_alone(task: TaskOrMixture) -> TaskOrMixture:
@@ -174,8 +181,8 @@ def _rows(
   return converter(examples, task_feature_lengths=sequence_length)
 
 
-def _fill(batch: Batch, size: int, own: slice) -> Batch:
-  """Fills a batch up with rows of zeros, and returns this shard's rows."""
+def _fill(batch: Batch, size: int, own: slice | np.ndarray) -> Batch:
+  """Fills a batch up with rows of zeros, and returns some of its rows."""
   missing = size - len(next(iter(batch.values())))
   return {
     name: np.pad(array, [(0, missing), (0, 0)])[own]

@@ -14,15 +14,27 @@ def batch_sharding(mesh: Mesh, num_rows: int) -> NamedSharding:
   return NamedSharding(mesh, partition_spec(('batch',), (num_rows,), mesh))
 
 
-def own_rows(mesh: Mesh, num_rows: int) -> np.ndarray:
-  """Returns which rows of a global batch this process feeds, ascending.
+def own_rows(
+  mesh: Mesh, num_rows: int, process: int | None = None
+) -> np.ndarray:
+  """Returns which rows of a global batch a process feeds, ascending.
 
   Where `model` reaches over several processes, they feed the same rows.
+
+  Args:
+    mesh: over which devices.
+    num_rows: of the global batch.
+    process: its index; None is this one.
   """
-  sharding = batch_sharding(mesh, num_rows)
-  indices = sharding.addressable_devices_indices_map((num_rows,)).values()
+  process = jax.process_index() if process is None else process
+  indices = batch_sharding(mesh, num_rows).devices_indices_map((num_rows,))
   rows = np.arange(num_rows)
-  return np.unique(np.concatenate([rows[index] for index in indices]))
+  own = [
+    rows[index]
+    for device, index in indices.items()
+    if device.process_index == process
+  ]
+  return np.unique(np.concatenate(own))
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, num_rows=None):

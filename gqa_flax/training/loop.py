@@ -27,7 +27,7 @@ class Batches(Iterator, Protocol):
 
   batch_size: int  # rows of all processes together
 
-  def assign(self, rows, num_processes, writes): ...
+  def assign(self, rows, num_processes, process): ...
 
   def save(self, directory): ...
 
@@ -131,7 +131,7 @@ def train(
   train_data.assign(
     functools.partial(partitioning.own_rows, device_mesh),
     jax.process_count(),
-    hosts.is_primary(),
+    jax.process_index(),
   )
   scores: dict[int, float] = {}
   with (

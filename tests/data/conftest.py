@@ -21,6 +21,24 @@ def to_plain(value):
   return value
 
 
+def split_rows(number, num_rows, process):
+  """The rows of a process where all have about as many, one after another."""
+  return np.array_split(np.arange(num_rows), number)[process]
+
+
+@pytest.fixture(scope='session')
+def as_processes():
+  """From what makes an iterator to those of a number of processes."""
+
+  def make_all(make, number, rows=split_rows):
+    iterators = [make() for _ in range(number)]
+    for process, iterator in enumerate(iterators):
+      iterator.assign(functools.partial(rows, number), number, process)
+    return iterators
+
+  return make_all
+
+
 @pytest.fixture(scope='session')
 def plain():
   return to_plain

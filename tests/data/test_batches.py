@@ -203,15 +203,133 @@ def test_seeds_decide_the_batches():
   )
 
 
-def test_shards_are_disjoint_and_complete():
+def test_processes_read_disjoint_and_complete_parts(as_processes):
   shards = [
-    words(
-      train(pack=False, batch_size=1, num_epochs=1, shard_index=i, num_shards=3)
+    words(process)
+    for process in as_processes(
+      lambda: train(pack=False, batch_size=3, num_epochs=1), 3
     )
-    for i in range(3)
   ]
   assert sorted(itertools.chain(*shards)) == every_word(NUM_WORDS)
   assert [len(set(shard)) for shard in shards] == [14, 13, 13]
+
+
+def global_batches(processes, number):
+  """Puts the rows of all processes together, for a number of batches."""
+  gathered = []
+  for _ in range(number):
+    parts = [next(process) for process in processes]
+    gathered.append(
+      {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    )
+  return gathered
+
+
+def save_all(processes, directory):
+  for process in processes:
+    process.save(directory)
+
+
+KINDS = pytest.mark.parametrize(
+  'name, pack', [('words', False), ('spans', True)]
+)
+
+
+@KINDS
+def test_batches_do_not_depend_on_the_number_of_processes(
+  name, pack, as_processes
+):
+  def make():
+    return train(name, batch_size=8, pack=pack, num_shards=4)
+
+  whole = list(itertools.islice(make(), 12))
+  assert {len(array) for array in whole[0].values()} == {8}
+  for number in (1, 2, 3, 4, 8):
+    assert_equal(global_batches(as_processes(make, number), 12), whole)
+
+
+@KINDS
+def test_other_numbers_of_processes_continue_exactly(
+  name, pack, as_processes, tmp_path
+):
+  def make():
+    return train(name, batch_size=8, pack=pack)
+
+  four = as_processes(make, 4)
+  global_batches(four, 3)
+  save_all(four, tmp_path / '4')
+  expected = global_batches(four, 12)
+  last = 4
+  # Each takes over from the one before; in 3 and 8, processes share streams.
+  for done, number in enumerate((3, 1, 2, 8)):
+    others = as_processes(make, number)
+    for process in others:
+      process.restore(tmp_path / str(last))
+    assert_equal(global_batches(others, 2), expected[2 * done : 2 * done + 2])
+    save_all(others, tmp_path / str(number))
+    names = {path.stem for path in (tmp_path / str(number)).glob('*.json')}
+    assert names == {f'batches-{i:05}-of-00004' for i in range(4)}
+    last = number
+
+
+def test_a_used_iterator_takes_over_another_number_of_streams(tmp_path):
+  saved, other = (
+    train(batch_size=8, pack=False, num_shards=n) for n in (4, None)
+  )
+  next(saved), next(other)
+  saved.save(tmp_path)
+  other.restore(tmp_path)
+  assert_equal(itertools.islice(other, 3), list(itertools.islice(saved, 3)))
+
+
+@pytest.mark.parametrize('number', [1, 2, 3, 4, 8])
+@pytest.mark.parametrize('whole', [False, True])
+def test_every_stream_is_saved_by_one_process(
+  number, whole, as_processes, tmp_path
+):
+  def make():
+    return train(batch_size=8, pack=False, num_shards=4)
+
+  def every_row(number, num_rows, process):
+    return np.arange(num_rows)
+
+  options = {'rows': every_row} if whole else {}
+  for index, process in enumerate(as_processes(make, number, **options)):
+    process.save(tmp_path / str(index))
+  found = sorted(path.stem for path in tmp_path.glob('*/*.json'))
+  assert found == [f'batches-{i:05}-of-00004' for i in range(4)]
+
+
+def test_a_process_opens_the_streams_of_its_rows_alone(
+  as_processes, monkeypatch
+):
+  opened, read = [], batches.reading.dataset
+
+  def spy(*args, shard_info=None, **kwargs):
+    if shard_info:
+      opened.append((shard_info.index, shard_info.num_shards))
+    return read(*args, shard_info=shard_info, **kwargs)
+
+  monkeypatch.setattr(batches.reading, 'dataset', spy)
+  two = as_processes(lambda: train(batch_size=8, num_shards=4), 2)
+  assert opened == []
+  next(two[1])
+  next(two[1])
+  assert opened == [(2, 4), (3, 4)]
+
+
+def test_an_iterator_ends_with_the_first_of_its_streams(as_processes):
+  # 14, 13 and 13 examples: the second process has only the last stream.
+  def make():
+    return train(pack=False, batch_size=3, num_epochs=1, num_shards=3)
+
+  def first_two(number, num_rows, process):
+    return np.array([[0, 1], [2]][process])
+
+  assert len(list(make())) == 13
+  sizes = [len(list(p)) for p in as_processes(make, 2, rows=first_two)]
+  assert sizes == [13, 13]
+  assert [len(list(p)) for p in as_processes(make, 3)] == [14, 13, 13]
 
 
 def test_evaluation_fills_up_the_last_batch_with_rows_without_weight():
@@ -229,10 +347,11 @@ def test_evaluation_is_the_same_every_time():
   assert_equal(*runs)
 
 
-def test_hosts_share_the_rows_of_evaluation():
+def test_processes_share_the_rows_of_evaluation():
   whole = evaluate(batch_size=4)
   halves = [
-    evaluate(batch_size=2, shard_index=i, num_shards=2) for i in range(2)
+    evaluate(batch_size=4, rows=lambda n, i=i: np.arange(n).reshape(2, -1)[i])
+    for i in range(2)
   ]
   assert_equal(
     whole,
@@ -316,8 +435,8 @@ def test_bad_data_is_refused_in_a_sentence():
     train(split='dev')
   with pytest.raises(ValueError, match=r"no examples in its split 'empty'"):
     train(split='empty')
-  with pytest.raises(ValueError, match=r'no examples in shard 7 of 8 of its'):
-    train(split='few', shard_index=7, num_shards=8)
+  with pytest.raises(ValueError, match=r'no examples in shard 5 of 8 of its'):
+    next(train(split='few', batch_size=8, num_shards=8))
   with pytest.raises(ValueError, match=r'too short for span corruption'):
     batches.train_batches(
       tasks.get_task('spans'), {'inputs': 4, 'targets': 4}, 1, 0
@@ -331,5 +450,31 @@ def test_a_position_is_restored_only_where_it_belongs(tmp_path):
   iterator.save(tmp_path)
   with pytest.raises(ValueError, match='seed = 0, but now it is 1'):
     train(seed=1, pack=False).restore(tmp_path)
-  with pytest.raises(FileNotFoundError, match='no saved position'):
-    train(shard_index=1, num_shards=2, pack=False).restore(tmp_path)
+  with pytest.raises(ValueError, match='of 1 streams, but DATA_SHARDS is 2'):
+    train(num_shards=2, pack=False).restore(tmp_path)
+
+
+def test_a_stream_that_is_missing_is_named(tmp_path, as_processes):
+  train(batch_size=8, pack=False, num_shards=4).save(tmp_path)
+  (tmp_path / 'batches-00002-of-00004.index').unlink()
+  # Also by processes that would not read it: none goes on alone.
+  for process in as_processes(lambda: train(batch_size=8, pack=False), 4):
+    with pytest.raises(
+      FileNotFoundError, match=r'lacks batches-00002-of-00004\.index, of stream'
+    ):
+      process.restore(tmp_path)
+
+
+def test_positions_of_two_runs_in_one_folder_are_refused(tmp_path):
+  for number in (1, 2):
+    train(pack=False, num_shards=number).save(tmp_path)
+  with pytest.raises(ValueError, match=r'are of \[1, 2\] streams'):
+    train(pack=False).restore(tmp_path)
+
+
+def test_rows_that_streams_cannot_share_are_refused(as_processes):
+  sentence = 'BATCH_SIZE = 4 cannot be divided over 3 streams.*DATA_SHARDS'
+  with pytest.raises(ValueError, match=sentence):
+    train(num_shards=3)
+  with pytest.raises(ValueError, match=sentence):
+    next(as_processes(train, 3)[0])

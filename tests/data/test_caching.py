@@ -61,11 +61,11 @@ def test_cached_examples_are_those_made_on_the_fly(task, cache):
 
 
 def test_training_and_validation_read_the_cache(
-  task, cache, tmp_path, monkeypatch
+  task, cache, tmp_path, monkeypatch, as_processes
 ):
-  def train(**kwargs):
+  def train(batch_size=1, **kwargs):
     return batches.train_batches(
-      task, LENGTHS, 1, seed=1, pack=False, num_epochs=1, **kwargs
+      task, LENGTHS, batch_size, seed=1, pack=False, num_epochs=1, **kwargs
     )
 
   def validate(**kwargs):
@@ -82,9 +82,8 @@ def test_training_and_validation_read_the_cache(
   assert rows(validate(use_cached=True)) == expected[1]
   assert rows(train(use_cached=True)) == expected[0]
   # Three files, three hosts.
-  shards = [
-    rows(train(use_cached=True, shard_index=i, num_shards=3)) for i in range(3)
-  ]
+  hosts = as_processes(lambda: train(3, use_cached=True), 3)
+  shards = [rows(host) for host in hosts]
   assert all(shards)
   assert sorted(itertools.chain(*shards)) == expected[0]
 

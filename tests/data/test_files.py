@@ -132,22 +132,21 @@ def test_a_split_is_read_when_it_is_used_and_once(number_task, monkeypatch):
   assert len(paths) == 1 and paths[0].endswith('n_*.jsonl')
 
 
-@pytest.mark.parametrize('num_shards', [2, 3])
-def test_shards_are_disjoint_and_complete(number_task, num_shards):
+@pytest.mark.parametrize('number', [2, 3])
+def test_processes_read_disjoint_and_complete_parts(
+  number_task, number, as_processes
+):
   task = number_task()
-  shards = []
-  for index in range(num_shards):
-    iterator = batches.train_batches(
-      task,
-      LENGTHS,
-      1,
-      seed=0,
-      pack=False,
-      num_epochs=1,
-      shard_index=index,
-      num_shards=num_shards,
+
+  def train():
+    return batches.train_batches(
+      task, LENGTHS, number, seed=0, pack=False, num_epochs=1
     )
-    shards.append([decode(batch) for batch in iterator])
+
+  shards = [
+    [decode(batch) for batch in process]
+    for process in as_processes(train, number)
+  ]
   assert sorted(itertools.chain(*shards)) == EVERY_NUMBER
   sizes = [len(shard) for shard in shards]
   assert max(sizes) - min(sizes) <= 1

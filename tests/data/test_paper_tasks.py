@@ -340,26 +340,24 @@ def words_of(batches_, name):
 
 
 @pytest.mark.parametrize('name', catalogue.DATA_SETS)
-def test_hosts_share_the_examples_without_loss_or_repetition(name, make_task):
+def test_hosts_share_the_examples_without_loss_or_repetition(
+  name, make_task, as_processes
+):
   task = make_task(name)
 
   def shards(number):
-    return [
-      words_of(
-        batches.train_batches(
-          task,
-          {'inputs': 64, 'targets': 64},
-          1,
-          seed=3,
-          pack=False,
-          num_epochs=1,
-          shard_index=index,
-          num_shards=number,
-        ),
-        name,
-      )
-      for index in range(number)
-    ]
+    hosts = as_processes(
+      lambda: batches.train_batches(
+        task,
+        {'inputs': 64, 'targets': 64},
+        number,
+        seed=3,
+        pack=False,
+        num_epochs=1,
+      ),
+      number,
+    )
+    return [words_of(host, name) for host in hosts]
 
   (whole,) = shards(1)
   for number in (2, 3):

@@ -28,9 +28,9 @@ class CountingBatches:
     self.position += 1
     return self.make_batch(self.config, batch=8, seed=self.position)
 
-  def assign(self, rows, num_processes, writes):
-    assert (num_processes, writes) == (1, True)
-    np.testing.assert_array_equal(rows(8), np.arange(8))
+  def assign(self, rows, num_processes, process):
+    assert (num_processes, process) == (1, 0)
+    np.testing.assert_array_equal(rows(8, 0), np.arange(8))
 
   def save(self, directory):
     pathlib.Path(directory, 'position').write_text(str(self.position))

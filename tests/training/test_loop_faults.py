@@ -26,7 +26,7 @@ class Counting:
   def __iter__(self):
     return self
 
-  def assign(self, rows, num_processes, writes):
+  def assign(self, rows, num_processes, process):
     pass
 
   def __next__(self):

@@ -43,8 +43,9 @@ class Rows:
   def __iter__(self):
     return self
 
-  def assign(self, rows, num_processes, writes):
-    self.rows, self.writes = rows(self.batch_size), writes
+  def assign(self, rows, num_processes, process):
+    self.rows = rows(self.batch_size, process)
+    self.writes = process == 0
 
   def __next__(self):
     self.position += 1
