@@ -1,6 +1,7 @@
 """From rows of numpy arrays on each host to batches over all devices."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,8 @@ def own_rows(
     process: its index; None is this one.
   """
   process = jax.process_index() if process is None else process
-  indices = batch_sharding(mesh, num_rows).devices_indices_map((num_rows,))
+  sharding = batch_sharding(mesh, num_rows)
+  indices: Mapping[Any, Any] = sharding.devices_indices_map((num_rows,))
   rows = np.arange(num_rows)
   own = [
     rows[index]

@@ -1,0 +1,1 @@
+"""Two processes killed at random moments, against an undisturbed run."""

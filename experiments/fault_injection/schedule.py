@@ -1,0 +1,48 @@
+"""Whom to kill and when, drawn before anything starts."""
+
+import dataclasses
+import random
+
+VICTIMS = ((0,), (1,), (0, 1))
+_STARTUP_EVERY = 5  # one kill in so many comes before the first step
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+  """One kill.
+
+  Attributes:
+    victims: indices of the processes.
+    phase: 'startup' or 'steps'.
+    fraction: in 'startup', of the time that the last startup took.
+    seconds: in 'steps', after the attempt's first step was logged.
+    steps: in 'steps', the kill comes no later than so many steps after the
+      attempt's first, so that a fast machine is not at the end too soon.
+  """
+
+  victims: tuple[int, ...]
+  phase: str
+  fraction: float
+  seconds: float
+  steps: int
+
+
+def draw(num_kills: int, checkpoint_every: int, seed: int) -> list[Kill]:
+  """Draws the kills; each set of victims comes in turn."""
+  rng = random.Random(seed)
+  return [
+    Kill(
+      victims=VICTIMS[i % len(VICTIMS)],
+      phase='startup' if i % _STARTUP_EVERY == 3 else 'steps',
+      fraction=round(rng.uniform(0.1, 1.0), 3),
+      seconds=round(rng.uniform(0.0, 4.0), 3),
+      steps=rng.randint(1, 3 * checkpoint_every),
+    )
+    for i in range(num_kills)
+  ]
+
+
+def train_steps(kills: list[Kill], checkpoint_every: int) -> int:
+  """Returns a length that no sequence of attempts reaches before the end."""
+  most = sum(kill.steps + 2 for kill in kills if kill.phase == 'steps')
+  return checkpoint_every * (most // checkpoint_every + 4)

@@ -1,0 +1,1 @@
+"""Whole training steps of the paper's size, compiled for TPU slices."""

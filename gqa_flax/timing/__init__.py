@@ -1,0 +1,11 @@
+"""How long a step takes, and what it needs, on chips that are not here.
+
+chips        published figures of TPU generations, and slices by name
+flops        model FLOPs in closed form, from a config alone
+hlo          compiled text, and how often each part of it runs
+products     its matrix FLOPs
+exchanges    its bytes exchanged between chips
+cost         what one chip needs: bytes, FLOPs, and estimates of the time
+programs     a training step as the compiler is given it: shapes, shardings
+tpu_compile  compiles for a slice, and reads the cost off
+"""
