@@ -15,16 +15,18 @@ from experiments.scale.jobs import JOBS
 _LINES = (
   ('step, exchanges after computation', '#b3502e', '-', 'o'),
   ('step, exchanges hidden', '#2f5d9b', '-', 's'),
-  ('compute bound', '#444444', '--', None),
+  ('compute bound', '#444444', '--', '.'),
   ('exchange bound', '#1f7a45', ':', '^'),
-  ('memory bound', '#8a8f98', '-.', None),
+  ('memory bound', '#8a8f98', '-.', '.'),
 )
 _OTHERS = {'v5e': ('#7fa8d9', 'D'), 'v5p': ('#e3b7a0', 'P')}
 
 
 def step_seconds(path: pathlib.Path, programs: Sequence[summary.Program]):
   """Draws a panel a job: v4 as lines over chips, other chips as marks."""
-  figure, panels = plt.subplots(1, len(JOBS), figsize=(10.5, 5), sharey=True)
+  figure, panels = plt.subplots(
+    1, len(JOBS), figsize=(10.5, 5), sharex=True, sharey=True
+  )
   for axes, job in zip(panels, JOBS):
     _panel(axes, job, programs)
   panels[0].set_ylabel('estimated seconds a step')
@@ -73,6 +75,8 @@ def _panel(axes, job, programs):
     axes.plot(chips, ideal, color='#dddddd', zorder=0, label='v4: ideal')
   for generation, (color, marker) in _OTHERS.items():
     others = summary.series(programs, job, generation)
+    if not others:
+      continue
     axes.plot(
       [p.cost.num_chips for p in others],
       [p.seconds(False) for p in others],
@@ -81,7 +85,7 @@ def _panel(axes, job, programs):
       markeredgecolor='#444444',
       label=f'{generation}: step, exchanges after computation',
     )
-  ticks = sorted({p.cost.num_chips for p in programs if p.job == job})
+  ticks = sorted({p.cost.num_chips for p in programs})
   axes.set_xscale('log', base=2)
   axes.set_yscale('log')
   axes.set_xticks(ticks, [str(n) for n in ticks])

@@ -84,7 +84,26 @@ def _statement(programs, job, generation) -> str:
     )
   following = [p for p in line if p.cost.num_chips > largest.cost.num_chips]
   if not following:
-    return f'{text}; it is the largest that was compiled.\n'
+    text += '; it is the largest that was compiled'
+  third = [
+    p for p in line if 3 * p.cost.collective_seconds >= p.cost.compute_seconds
+  ]
+  if third and third[0].cost.num_chips <= largest.cost.num_chips:
+    cost = third[0].cost
+    text += (
+      '. This rests on exchanges over all links: if they had a third, they '
+      f'would take {3 * cost.collective_seconds:.2f} s on {cost.num_chips} '
+      f'chips beside {cost.compute_seconds:.2f} s of computation, and that '
+      'slice would not scale'
+    )
+  if line[0].microbatches > 1:
+    text += (
+      f'. On {line[0].cost.num_chips} chips the step needs '
+      f'{line[0].microbatches} microbatches and gathers kernels for each, '
+      'which flatters what is compared with it'
+    )
+  if not following:
+    return f'{text}.\n'
   other = following[0]
   return (
     f'{text}. At {other.cost.num_chips} chips it is '
