@@ -29,7 +29,7 @@ def train_and_decode(config, sizes, make_batch, layouts=('auto',)):
       state,
       model=Transformer(config),
       optimizer=adafactor,
-      learning_rate=optimizer.constant_schedule(0.1),
+      learning_rate=optimizer.constant_schedule(1e-2),
       loss_normalizing_factor='NUM_REAL_TARGET_TOKENS',
     )
     losses = []
