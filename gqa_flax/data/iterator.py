@@ -81,7 +81,7 @@ class BatchIterator:
       self._process_rows = [
         np.asarray(rows(self.batch_size, i)) for i in range(num_processes)
       ]
-    self._process = process
+      self._process = process
 
   def __iter__(self) -> 'BatchIterator':
     self._open_if_new()

@@ -244,7 +244,7 @@ def test_batches_do_not_depend_on_the_number_of_processes(
 
   whole = list(itertools.islice(make(), 12))
   assert {len(array) for array in whole[0].values()} == {8}
-  for number in (1, 2, 3, 4, 8):
+  for number in (2, 3, 4):
     assert_equal(global_batches(as_processes(make, number), 12), whole)
 
 
@@ -260,8 +260,8 @@ def test_other_numbers_of_processes_continue_exactly(
   save_all(four, tmp_path / '4')
   expected = global_batches(four, 12)
   last = 4
-  # Each takes over from the one before; in 3 and 8, processes share streams.
-  for done, number in enumerate((3, 1, 2, 8)):
+  # Each takes over from the one before; of 3, some share a stream.
+  for done, number in enumerate((3, 1, 2)):
     others = as_processes(make, number)
     for process in others:
       process.restore(tmp_path / str(last))
@@ -282,8 +282,7 @@ def test_a_used_iterator_takes_over_another_number_of_streams(tmp_path):
   assert_equal(itertools.islice(other, 3), list(itertools.islice(saved, 3)))
 
 
-@pytest.mark.parametrize('number', [1, 2, 3, 4, 8])
-@pytest.mark.parametrize('whole', [False, True])
+@pytest.mark.parametrize('number, whole', [(3, False), (8, False), (2, True)])
 def test_every_stream_is_saved_by_one_process(
   number, whole, as_processes, tmp_path
 ):
