@@ -23,6 +23,7 @@ import atexit
 import json
 import pathlib
 import shutil
+import socket
 
 import jax
 import jax.numpy as jnp
@@ -139,3 +140,14 @@ def logits_of():
 @pytest.fixture(scope='session')
 def make_batch():
   return random_batch
+
+
+def find_free_port():
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    return listener.getsockname()[1]
+
+
+@pytest.fixture(scope='session')
+def free_port():
+  return find_free_port

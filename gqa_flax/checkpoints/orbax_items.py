@@ -7,11 +7,13 @@ no array need ever be in memory as a whole.
 """
 
 import collections
+import concurrent.futures
 import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import tensorstore as ts
 from etils import epath
@@ -27,6 +29,8 @@ _OCDBT = {
   'driver': 'ocdbt',
   'cache_pool': 'cache_pool#ocdbt',
 }
+# Arrays that are read onto devices at a time.
+_READING = 8
 _OCDBT_WRITE = {
   'config': {
     'max_inline_value_bytes': 1024,
@@ -221,3 +225,39 @@ def _context():
 
 def _first_line(error) -> str:
   return str(error).splitlines()[0][:300]
+
+
+def read_arrays(
+  stores: Mapping[str, ts.TensorStore],
+  wanted: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+  """Reads arrays onto devices, each process the parts that its devices hold.
+
+  Some arrays are read at a time, the largest first, so that the host holds
+  little more than what the devices get.
+
+  Args:
+    stores: from `open_item`.
+    wanted: by the same names, with shardings.
+
+  Raises:
+    ValueError: if something cannot be read; all reading has ended then.
+  """
+
+  def read(name):
+    store, x = stores[name], wanted[name]
+    parts: dict[str, np.ndarray] = {}
+
+    def part(index):
+      # Devices that hold the same part share one reading of it.
+      if str(index) not in parts:
+        part = store[index].read().result()
+        parts[str(index)] = np.asarray(part, dtype=x.dtype)
+      return parts[str(index)]
+
+    return jax.make_array_from_callback(x.shape, x.sharding, part)
+
+  names = sorted(wanted, key=lambda name: -wanted[name].size)
+  with concurrent.futures.ThreadPoolExecutor(_READING) as pool:
+    arrays = dict(zip(names, pool.map(read, names)))
+  return {name: arrays[name] for name in wanted}

@@ -23,6 +23,8 @@ _SIGNS_OF_A_LOST_PEER = (
   'coordination service',
   'CoordinationService',
   'heartbeat timeout',
+  # Of Orbax, at the barriers of a save that a process did not live to reach.
+  'Timed out while waiting for',
 )
 
 
@@ -167,6 +169,7 @@ def _launcher() -> str | None:
     return 'ompi' if several else None
   if all(name in environ for name in _SLURM_STEP):
     return 'slurm' if int(environ['SLURM_NTASKS']) > 1 else None
+  # JAX makes its options when it is imported, where mypy cannot see them.
   if jax.config.jax_platforms == 'cpu':  # type: ignore[attr-defined]
     return None
   workers = environ.get(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -22,7 +21,7 @@ address, index, read, write = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(index))
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from gqa_flax.checkpoints import native, native_items
+from gqa_flax.checkpoints import native, orbax_items
 from gqa_flax.checkpoints.architecture import abstract_params
 
 class Position:
@@ -61,12 +60,12 @@ for step in (6, 7, 8):
 native.wait(manager)
 if index == '1':
   # What process 0 reads is whole.
-  restore = native_items.TreeHandler.restore
-  def damaged(self, folder, **kwargs):
-    if 'checkpoint_8' in str(folder):
+  read_arrays = orbax_items.read_arrays
+  def damaged(stores, wanted):
+    if any('checkpoint_8' in x.kvstore.url for x in stores.values()):
       raise ValueError('DATA_LOSS')
-    return restore(self, folder, **kwargs)
-  native_items.TreeHandler.restore = damaged
+    return read_arrays(stores, wanted)
+  orbax_items.read_arrays = damaged
 multihost_utils.sync_global_devices('damaged')
 
 def read_step(step):
@@ -100,11 +99,11 @@ def written(tiny_config, tiny_params, tmp_path):
   return folder, values
 
 
-def test_two_processes_and_one(written, tiny_config, tiny_params, tmp_path):
+def test_two_processes_and_one(
+  written, tiny_config, tiny_params, tmp_path, free_port
+):
   folder, values = written
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    address = f'localhost:{s.getsockname()[1]}'
+  address = f'localhost:{free_port()}'
   arguments = [str(folder), str(tmp_path / 'two')]
   environment = {
     **os.environ,

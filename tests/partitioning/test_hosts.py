@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -176,6 +175,8 @@ def test_lost_peers_are_told_from_other_errors(monkeypatch):
   assert not hosts.lost_peer(error)
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   assert hosts.lost_peer(error)
+  barrier = OSError('Timed out while waiting for async_write_complete barrier.')
+  assert hosts.lost_peer(barrier)
   assert not hosts.lost_peer(ValueError('The checkpoint has num_heads 8.'))
 
 
@@ -237,15 +238,9 @@ def start(arguments, what, **variables):
   )
 
 
-def free_port():
-  with socket.socket() as sock:
-    sock.bind(('localhost', 0))
-    return sock.getsockname()[1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('launcher', ['arguments', 'slurm', 'ompi'])
-def test_two_processes_compute_together(launcher):
+def test_two_processes_compute_together(launcher, free_port):
   port = free_port()
   processes = []
   for i in range(2):
@@ -275,7 +270,7 @@ def test_two_processes_compute_together(launcher):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('victim', [0, 1])
-def test_survivor_of_a_killed_process_ends(victim):
+def test_survivor_of_a_killed_process_ends(victim, free_port):
   port = free_port()
   processes = [start((f'localhost:{port}', 2, i), 'go on') for i in range(2)]
   try:

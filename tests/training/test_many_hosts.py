@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -18,13 +17,7 @@ two_processes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(two_processes)
 
 
-def free_port():
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    return s.getsockname()[1]
-
-
-def run_two(root, jobs):
+def run_two(root, jobs, port):
   """Runs jobs in two processes of four devices each."""
   environment = {
     **os.environ,
@@ -32,7 +25,7 @@ def run_two(root, jobs):
     '--xla_backend_optimization_level=0',
     'PYTHONPATH': str(SCRIPT.parents[2]),
   }
-  address = f'localhost:{free_port()}'
+  address = f'localhost:{port}'
   processes = [
     subprocess.Popen(
       [sys.executable, SCRIPT, address, '2', str(i), root, json.dumps(jobs)],
@@ -43,13 +36,17 @@ def run_two(root, jobs):
     )
     for i in range(2)
   ]
-  outputs = [process.communicate(timeout=400)[0] for process in processes]
+  try:
+    outputs = [process.communicate(timeout=400)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
   for process, output in zip(processes, outputs):
     assert process.returncode == 0, output[-4000:]
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_decode_as_one_does(tmp_path):
+def test_two_processes_train_and_decode_as_one_does(tmp_path, free_port):
   """MHA, GQA-2 and MQA; for GQA-2 the run also changes hands in its middle."""
   (tmp_path / 'two').mkdir()
   (tmp_path / 'one').mkdir()
@@ -68,6 +65,7 @@ def test_two_processes_train_and_decode_as_one_does(tmp_path):
       ('ended', 2, (2, 2, 2), 20),
       ('begun', 2, (4, 2, 1), 10),
     ],
+    free_port(),
   )
   for kv_heads in meshes:
     np.testing.assert_allclose(
