@@ -68,6 +68,7 @@ def evaluate(
 
 
 def _evaluate(checkpoint, config, evaluators, output_dir, settings):
+  """Evaluates on every process of a job; the first one writes."""
   output = epath.Path(output_dir)
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   several = len(decoders) > 1
@@ -77,53 +78,40 @@ def _evaluate(checkpoint, config, evaluators, output_dir, settings):
   )
   restored = native.restore(checkpoint, shardings)
   model = Transformer(config)
-  if jax.process_count() > 1:
-    return _evaluate_together(model, restored, checkpoint, evaluators, output)
   origin = {'checkpoint': str(checkpoint), 'step': restored.step}
-  fingerprint = decoding.fingerprint(restored.params)
-  header = {**origin, 'params': fingerprint, 'settings': settings}
   scores: dict[str, float] = {}
-  partials = []
-  output.mkdir(parents=True, exist_ok=True)
+  partials: list[Partial] = []
   for evaluator in evaluators:
     if not isinstance(evaluator, TaskScore):
       scores.update(evaluator(model, restored.params))
       continue
     folder = output / evaluator.split if several else output
-    folder.mkdir(exist_ok=True)
-    partials.append(Partial(folder / PARTIAL, header | evaluator.identity))
-    own = evaluator(model, restored.params, partials[-1])
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = None
+    if jax.process_count() == 1:
+      fingerprint = decoding.fingerprint(restored.params)
+      header = {**origin, 'params': fingerprint, 'settings': settings}
+      partial = Partial(folder / PARTIAL, header | evaluator.identity)
+      partials.append(partial)
+    own = evaluator(model, restored.params, partial)
     scores.update(own)
     if several:
       record = {**origin, **own, **evaluator.record}
-      predictions.write(folder, record, evaluator.predictions)
+      _write(folder, record, evaluator.predictions)
   if len(decoders) == 1:
     record = {**origin, **scores, **decoders[0].record}
-    predictions.write(output, record, decoders[0].predictions)
+    _write(output, record, decoders[0].predictions)
   else:
-    predictions.write(output, {**origin, **scores}, [])
+    _write(output, {**origin, **scores}, [])
   for partial in partials:
     partial.remove()
   return scores
 
 
-def _evaluate_together(model, restored, checkpoint, evaluators, output):
-  """Evaluates on every process of a job; the first one writes."""
-  origin = {'checkpoint': str(checkpoint), 'step': restored.step}
-  decoders = [e for e in evaluators if isinstance(e, TaskScore)]
-  scores: dict[str, float] = {}
-  for evaluator in evaluators:
-    scores.update(evaluator(model, restored.params))
+def _write(folder, record, examples):
   if hosts.is_primary():
-    output.mkdir(parents=True, exist_ok=True)
-    for decoder in decoders:
-      folder = output / decoder.split if len(decoders) > 1 else output
-      folder.mkdir(exist_ok=True)
-      record = {**origin, **scores, **decoder.record}
-      predictions.write(folder, record, decoder.predictions)
-    if len(decoders) != 1:
-      predictions.write(output, {**origin, **scores}, [])
-  return scores
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions.write(folder, record, examples)
 
 
 def infer(
