@@ -178,6 +178,9 @@ def test_a_killed_run_ends_with_the_same_parameters(tmp_path):
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   process.wait()
+  names = {p.name for p in (tmp_path / 'killed').glob('checkpoint_*')}
+  whole = {name for name in names if not name.endswith('-tmp')}
+  assert whole == {'checkpoint_15'}
 
   subprocess.run(command('killed'), check=True, capture_output=True)
   whole, killed = (

@@ -1,68 +1,14 @@
 """The loop: where it starts, what it keeps, and when it refuses."""
 
 import dataclasses
-import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 from gqa_flax.checkpoints import native
-from gqa_flax.training import loop, optimizer
+from gqa_flax.training import optimizer, progress
 from gqa_flax.training.validation import ValidationLoss
-
-
-class CountingBatches:
-  """Endless batches drawn from their number, which is the position."""
-
-  batch_size = 8
-
-  def __init__(self, make_batch, config):
-    self.make_batch, self.config, self.position = make_batch, config, 0
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    self.position += 1
-    return self.make_batch(self.config, batch=8, seed=self.position)
-
-  def assign(self, rows, num_processes, process):
-    assert (num_processes, process) == (1, 0)
-    np.testing.assert_array_equal(rows(8, 0), np.arange(8))
-
-  def save(self, directory):
-    pathlib.Path(directory, 'position').write_text(str(self.position))
-
-  def restore(self, directory):
-    self.position = int(pathlib.Path(directory, 'position').read_text())
-
-
-@pytest.fixture
-def run(tiny_config, make_batch, tmp_path):
-  config = dataclasses.replace(tiny_config, dropout_rate=0.1)
-
-  def run(name, train_steps, **kwargs):
-    arguments = {
-      'model_dir': str(tmp_path / name),
-      'config': config,
-      'train_data': CountingBatches(make_batch, config),
-      'train_steps': train_steps,
-      'learning_rate': optimizer.rsqrt_schedule(100),
-      'checkpoint_every': 2,
-      'evaluate_every': 2,
-      'log_every': 1,
-      **kwargs,
-    }
-    return loop.train(**arguments)
-
-  return run
-
-
-def records(folder):
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines]
 
 
 def assert_identical(a, b):
@@ -79,22 +25,24 @@ def test_going_on_from_a_checkpoint_changes_no_bit(run, tmp_path):
   assert_identical(whole.params, parts.params)
   assert_identical(whole.opt_state, parts.opt_state)
   first, second = (
-    [{k: r[k] for k in ('step', 'loss')} for r in records(tmp_path / name)]
+    [(r['step'], r['loss']) for r in progress.records(tmp_path / name)]
     for name in ('whole', 'parts')
   )
   assert first == second
-  assert [r['step'] for r in first] == [1, 2, 3, 4, 5, 6]
+  assert [step for step, _ in first] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_loss_falls(run, tmp_path, tiny_config, make_batch):
+def test_the_loss_falls(
+  run, tmp_path, tiny_config, make_batch, counting_batches
+):
   """On one batch, seen over and over."""
 
-  class OneBatch(CountingBatches):
+  class OneBatch(counting_batches):
     def __next__(self):
       return self.make_batch(self.config, batch=8, seed=0)
 
   run('one', 30, train_data=OneBatch(make_batch, tiny_config))
-  losses = [r['loss'] for r in records(tmp_path / 'one')]
+  losses = [r['loss'] for r in progress.records(tmp_path / 'one')]
   assert losses[-1] < 0.8 * losses[0]
 
 
@@ -103,7 +51,7 @@ def test_initial_checkpoint_gives_parameters_and_step(run, tmp_path):
   second = run('second', 4, initial_checkpoint=str(tmp_path / 'first'))
   assert int(second.step) == 4
   assert int(second.opt_state[0].count) == 2
-  log = records(tmp_path / 'second')
+  log = progress.records(tmp_path / 'second')
   assert [r['step'] for r in log] == [3, 4]
   # The schedule goes on from the checkpoint's step too.
   rate = optimizer.rsqrt_schedule(100)
@@ -111,11 +59,11 @@ def test_initial_checkpoint_gives_parameters_and_step(run, tmp_path):
 
 
 def test_carried_optimizer_state_changes_no_bit(
-  run, tmp_path, tiny_config, make_batch
+  run, tmp_path, tiny_config, make_batch, counting_batches
 ):
   """Another run begins where the first stood, all but the data."""
 
-  class Following(CountingBatches):
+  class Following(counting_batches):
     def __init__(self):
       super().__init__(make_batch, tiny_config)
       self.position = 3
@@ -167,6 +115,9 @@ def test_the_best_and_the_latest_are_kept(run, tmp_path):
   )
   kept = {p.name for p in (tmp_path / 'best').glob('checkpoint_*')}
   assert kept == {'checkpoint_4', 'checkpoint_8'}
+  logged = progress.records(tmp_path / 'best')
+  scored = {r['step']: r['score'] for r in logged if 'score' in r}
+  assert native.best_step(scored) == 4
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):

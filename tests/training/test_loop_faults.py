@@ -1,7 +1,5 @@
 """What the loop does when it is stopped, damaged, or fed nonsense."""
 
-import dataclasses
-import json
 import os
 import signal
 
@@ -10,61 +8,7 @@ import numpy as np
 import pytest
 
 from gqa_flax.checkpoints import native
-from gqa_flax.training import loop, optimizer, preemption
-
-
-class Counting:
-  """Endless batches drawn from their number; what happens before one is given
-  by `before`, a function of the number."""
-
-  batch_size = 8
-
-  def __init__(self, make_batch, config, before=lambda position: None):
-    self.make_batch, self.config, self.before = make_batch, config, before
-    self.position = 0
-
-  def __iter__(self):
-    return self
-
-  def assign(self, rows, num_processes, process):
-    pass
-
-  def __next__(self):
-    self.position += 1
-    self.before(self.position)
-    return self.make_batch(self.config, batch=8, seed=self.position)
-
-  def save(self, directory):
-    (directory / 'position').write_text(str(self.position))
-
-  def restore(self, directory):
-    self.position = int((directory / 'position').read_text())
-
-
-@pytest.fixture
-def run(tiny_config, make_batch, tmp_path):
-  config = dataclasses.replace(tiny_config, dropout_rate=0.1)
-
-  def run(name, train_steps, before=lambda position: None, **kwargs):
-    arguments = {
-      'model_dir': str(tmp_path / name),
-      'config': config,
-      'train_data': Counting(make_batch, config, before),
-      'train_steps': train_steps,
-      'learning_rate': optimizer.constant_schedule(0.01),
-      'checkpoint_every': 2,
-      'evaluate_every': 2,
-      'log_every': 1,
-      **kwargs,
-    }
-    return loop.train(**arguments)
-
-  return run
-
-
-def records(folder):
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines]
+from gqa_flax.training import preemption, progress
 
 
 def checkpoints(folder):
@@ -104,7 +48,9 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(run, tmp_path):
     run('cut', 6, evaluators=[evaluator], keep_best='score', keep=10)
   assert 'checkpoint_4' in checkpoints(tmp_path / 'cut')
   run('cut', 6, evaluators=[evaluator], keep_best='score', keep=10)
-  scored = [r['step'] for r in records(tmp_path / 'cut') if 'score' in r]
+  scored = [
+    r['step'] for r in progress.records(tmp_path / 'cut') if 'score' in r
+  ]
   assert scored == [2, 4, 6]
   # The parameters of step 4, twice.
   assert calls[1] == calls[2]
@@ -127,11 +73,11 @@ def test_a_damaged_checkpoint_is_set_aside(run, tmp_path):
 
 @pytest.mark.parametrize('microbatches', [1, 2])
 def test_a_batch_that_gives_nothing_finite_is_skipped(
-  run, tmp_path, make_batch, tiny_config, microbatches
+  run, tmp_path, make_batch, tiny_config, counting_batches, microbatches
 ):
   """Step 3 would divide by zero tokens; its batch alone leaves no trace."""
 
-  class Hole(Counting):
+  class Hole(counting_batches):
     def __next__(self):
       batch = super().__next__()
       if self.position == 3:
@@ -152,7 +98,7 @@ def test_a_batch_that_gives_nothing_finite_is_skipped(
   assert int(state.step) == 4
   # The optimizer has not counted it either.
   assert int(state.opt_state[0].count) == 3
-  (record,) = records(tmp_path / 'hole')
+  (record,) = progress.records(tmp_path / 'hole')
   assert record['skipped_steps'] == 1 and np.isfinite(record['loss'])
 
 
