@@ -16,9 +16,6 @@ from typing import Any
 
 import gin
 
-# What gin raises where a macro or a parameter has no value.
-MissingError = (ValueError, RuntimeError)
-
 
 class UsageError(Exception):
   """The command line or a gin file cannot be run as it is."""

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import sys
 
 from etils import epath
@@ -213,11 +214,19 @@ def _print_plan(args):
     planned = gin_config.call('gqa_flax.training.plan', 'plan')(
       num_devices=args.num_devices
     )
-  except (TypeError, *gin_config.MissingError) as error:
-    message = gin_config.flatten(str(error)).split(' In call to')[0]
-    print(f'\nNo plan of the memory, since sizes are missing: {message}')
+  except TypeError as error:
+    # Gin's: a parameter or a macro without a value.
+    if ' missing ' not in str(error):
+      raise
+    print(f'\nNo plan of the memory, for sizes are missing ({_first(error)}).')
     return
   print(f'\n{plan.table(planned)}')
+
+
+def _first(error: Exception) -> str:
+  """Returns what is missing, and in which macro, as gin words it."""
+  scope = re.search(r"in scope '(\w+)'", str(error))
+  return scope[1] if scope else str(error).splitlines()[0]
 
 
 def _write_provenance(directory: str, command: str):
