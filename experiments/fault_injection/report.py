@@ -129,7 +129,7 @@ def _time(summary: Mapping[str, Any]) -> str:
   return (
     '## Where the time went\n\n'
     + _paragraph(f"""
-      {spent['attempts']} attempts had restored before they were killed;
+      {spent['attempts']} attempts had restored, and the last was not killed;
       {spent['steps_done']:,} steps were done, {spent['steps_lost']:,} of them
       a second time.""")
     + '\n![Steps over time](steps.png)\n\n'

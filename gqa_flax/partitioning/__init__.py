@@ -9,7 +9,6 @@ hosts    how processes find each other
 """
 
 from gqa_flax.partitioning.batches import (
-  batch_sharding,
   own_rows,
   shard_batch,
   spread_batch,
@@ -23,7 +22,6 @@ from gqa_flax.partitioning.mesh import (
   MeshShape,
   current_mesh,
   data_parallel_mesh,
-  describe,
   make_mesh,
 )
 from gqa_flax.partitioning.params import param_shardings, state_shardings
@@ -36,14 +34,12 @@ from gqa_flax.partitioning.rules import (
 
 __all__ = [
   'MeshShape',
-  'batch_sharding',
   'cache_layout',
   'constrain',
   'constrain_cache',
   'constrain_query',
   'current_mesh',
   'data_parallel_mesh',
-  'describe',
   'make_mesh',
   'own_rows',
   'param_shardings',

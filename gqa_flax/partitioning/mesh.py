@@ -1,7 +1,6 @@
 """The mesh of devices: how large its axes are, and which device goes where."""
 
 import dataclasses
-import math
 
 import jax
 import numpy as np
@@ -165,16 +164,6 @@ def current_mesh() -> Mesh:
   """Returns the mesh that `jax.set_mesh` chose, or else a data-parallel one."""
   mesh = jax.sharding.get_mesh()
   return data_parallel_mesh() if mesh.empty else mesh
-
-
-def describe(mesh) -> str:
-  """Returns the sizes of a mesh's axes, as in 'data 2 x fsdp 4 x model 1'."""
-  return ' x '.join(f'{axis} {mesh.shape[axis]}' for axis in AXES)
-
-
-def num_devices(mesh) -> int:
-  """Returns the number of devices, of an abstract mesh too."""
-  return math.prod(mesh.shape.values())
 
 
 def _memory(device) -> int | None:

@@ -19,7 +19,7 @@ class MetricLog:
   """
 
   def __init__(self, directory, restart_step: int, writes: bool = True):
-    """Reads what earlier attempts have logged.
+    """Drops what earlier attempts have logged of later steps.
 
     Args:
       directory: of the run.
@@ -28,17 +28,16 @@ class MetricLog:
     """
     self._file = epath.Path(directory) / METRICS_FILE
     self._writes = writes
-    self.records = records(directory, restart_step)
     if writes:
+      kept = records(directory, restart_step)
       temporary = self._file.with_suffix('.tmp')
-      text = ''.join(json.dumps(record) + '\n' for record in self.records)
+      text = ''.join(json.dumps(record) + '\n' for record in kept)
       temporary.write_text(text)
       temporary.replace(self._file)
       self._tensorboard = clu.metric_writers.SummaryWriter(str(directory))
 
   def write(self, step: int, metrics):
     """Adds one record: {'step': step, name: number, ...}."""
-    self.records.append({'step': step, **metrics})
     if not self._writes:
       return
     with self._file.open('a') as file:
