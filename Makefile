@@ -33,7 +33,7 @@ format: $(INSTALLED) ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 quickstart: $(INSTALLED) ## Convert, uptrain and compare a small model on CPU
-	$(BIN)/python -m experiments.quickstart
+	JAX_PLATFORMS=cpu $(BIN)/python -m experiments.quickstart
 
 constraints: ## Resolve constraints.txt anew from what the package index offers
 	.ci/constraints $(PYTHONS)
