@@ -9,6 +9,7 @@ hosts    how processes find each other
 """
 
 from gqa_flax.partitioning.batches import (
+  batch_sharding,
   own_rows,
   shard_batch,
   spread_batch,
@@ -34,6 +35,7 @@ from gqa_flax.partitioning.rules import (
 
 __all__ = [
   'MeshShape',
+  'batch_sharding',
   'cache_layout',
   'constrain',
   'constrain_cache',
