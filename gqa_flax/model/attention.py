@@ -13,7 +13,7 @@ from gqa_flax.partitioning import (
 
 
 def grouped_query_attention(
-  query, key, value, bias=None, *, dropout_rate=0.0, dropout_rng=None
+  query, key, value, *biases, dropout_rate=0.0, dropout_rng=None
 ):
   """Attends with N query heads to K <= N key/value heads, N divisible by K.
 
@@ -25,9 +25,11 @@ def grouped_query_attention(
     query: [batch, target_length, N, head_dim].
     key: [batch, source_length, K, head_dim].
     value: [batch, source_length, K, head_dim].
-    bias: added to the logits (positions and masks, a large negative number
-      where attention is barred); broadcastable to
-      [batch, N, target_length, source_length]. None adds nothing.
+    *biases: added to the logits (positions; masks, a large negative number
+      where attention is barred); each broadcastable to
+      [batch, N, target_length, source_length]. Positions depend on the head and
+      masks on the row, so their sum would be as large as the logits: they come
+      apart.
     dropout_rate: share of the attention weights to drop.
     dropout_rng: a PRNG key, needed if dropout_rate > 0. One draw serves all
       query positions, as in T5X.
@@ -49,7 +51,7 @@ def grouped_query_attention(
     )
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
   logits_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, k_BSKH)
-  if bias is not None:
+  for bias in biases:
     logits_BKGTS += _group_heads(bias.astype(logits_BKGTS.dtype), K, N // K)
   probs_BKGTS = jax.nn.softmax(logits_BKGTS.astype(jnp.float32))
   probs_BKGTS = probs_BKGTS.astype(v_BSKH.dtype)
@@ -102,14 +104,14 @@ class Attention(nn.Module):
       heads * self.head_dim, use_bias=False, dtype=self.dtype, kernel_init=init
     )
 
-  def __call__(self, x_BTD, source_BSD, bias=None, *, deterministic=True):
+  def __call__(self, x_BTD, source_BSD, biases=(), *, deterministic=True):
     """Returns [B, T, D]: what positions of x read from those of source."""
     keys_values = jax.tree.map(
       lambda x_BSKH: constrain(x_BSKH, 'batch', None, 'kv_heads', None),
       self.project_keys_values(source_BSD),
     )
     query_BTNH = constrain(self._queries(x_BTD), 'batch', None, 'heads', None)
-    return self._attend(query_BTNH, keys_values, bias, deterministic)
+    return self._attend(query_BTNH, keys_values, biases, deterministic)
 
   def project_keys_values(self, source_BSD) -> KVCache:
     """Returns the keys and values, each [B, S, K, H], of source."""
@@ -125,27 +127,27 @@ class Attention(nn.Module):
       lambda x_BSKH: constrain_cache(x_BSKH, self.cache_sharding), cache
     )
 
-  def attend(self, x_BTD, cache: KVCache, bias=None):
+  def attend(self, x_BTD, cache: KVCache, biases=()):
     """Returns [B, T, D]: what positions of x read from a cache."""
 
     def place(x_BTNH):
       return constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
 
-    return self._attend(place(self._queries(x_BTD)), cache, bias, True, place)
+    return self._attend(place(self._queries(x_BTD)), cache, biases, True, place)
 
   def _queries(self, x_BTD):
     shape = (*x_BTD.shape[:2], self.num_heads, self.head_dim)
     return self.query(x_BTD).reshape(shape)
 
   def _attend(
-    self, query_BTNH, cache, bias, deterministic, place=lambda x_BTNH: x_BTNH
+    self, query_BTNH, cache, biases, deterministic, place=lambda x_BTNH: x_BTNH
   ):
     dropout_rate = 0.0 if deterministic else self.dropout_rate
     x_BTNH = grouped_query_attention(
       query_BTNH,
       cache.key,
       cache.value,
-      bias,
+      *biases,
       dropout_rate=dropout_rate,
       dropout_rng=self.make_rng('dropout') if dropout_rate else None,
     )

@@ -49,10 +49,10 @@ class EncoderLayer(nn.Module):
     self.mlp = _mlp(config)
     self.dropout = residual_dropout(config.dropout_rate)
 
-  def __call__(self, x_BSD, bias, deterministic):
+  def __call__(self, x_BSD, biases, deterministic):
     """Returns [B, S, D]."""
     y_BSD = self.pre_attention_layer_norm(x_BSD)
-    y_BSD = self.attention(y_BSD, y_BSD, bias, deterministic=deterministic)
+    y_BSD = self.attention(y_BSD, y_BSD, biases, deterministic=deterministic)
     x_BSD += self.dropout(y_BSD, deterministic)
     y_BSD = self.mlp(
       self.pre_mlp_layer_norm(x_BSD), deterministic=deterministic
@@ -76,15 +76,15 @@ class DecoderLayer(nn.Module):
     self.mlp = _mlp(config)
     self.dropout = residual_dropout(config.dropout_rate)
 
-  def __call__(self, x_BTD, encoded_BSD, bias, encoder_bias, deterministic):
+  def __call__(self, x_BTD, encoded_BSD, biases, encoder_bias, deterministic):
     """Returns [B, T, D], all target positions at once."""
     y_BTD = self.pre_self_attention_layer_norm(x_BTD)
-    y_BTD = self.self_attention(y_BTD, y_BTD, bias, deterministic=deterministic)
+    y_BTD = self.self_attention(y_BTD, y_BTD, biases, deterministic=deterministic)
     x_BTD += self.dropout(y_BTD, deterministic)
     y_BTD = self.encoder_decoder_attention(
       self.pre_cross_attention_layer_norm(x_BTD),
       encoded_BSD,
-      encoder_bias,
+      (encoder_bias,),
       deterministic=deterministic,
     )
     x_BTD += self.dropout(y_BTD, deterministic)
@@ -103,9 +103,9 @@ class DecoderLayer(nn.Module):
       self.self_attention.project_keys_values(y_B1D)
     )
     self_cache = self.self_attention.place(self_cache.write(new, position))
-    x_B1D += self.self_attention.attend(y_B1D, self_cache, bias)
+    x_B1D += self.self_attention.attend(y_B1D, self_cache, (bias,))
     x_B1D += self.encoder_decoder_attention.attend(
-      self.pre_cross_attention_layer_norm(x_B1D), cross_cache, encoder_bias
+      self.pre_cross_attention_layer_norm(x_B1D), cross_cache, (encoder_bias,)
     )
     return self._mlp_branch(x_B1D, True), self_cache
 

@@ -37,10 +37,10 @@ class Encoder(nn.Module):
   def __call__(self, x_BSD, mask_bias, deterministic):
     """Returns [B, S, D] from embedded tokens [B, S, D]."""
     positions = jnp.arange(x_BSD.shape[1])
-    bias = self.relpos_bias(positions, positions) + mask_bias
+    biases = self.relpos_bias(positions, positions), mask_bias
     x_BSD = self.dropout(x_BSD, deterministic)
     for layer in self.layers:
-      x_BSD = layer(x_BSD, bias, deterministic)
+      x_BSD = layer(x_BSD, biases, deterministic)
     return self.dropout(self.encoder_norm(x_BSD), deterministic)
 
 
@@ -71,10 +71,10 @@ class Decoder(nn.Module):
   ):
     """Returns [B, T, D] from embedded tokens [B, T, D]."""
     positions = jnp.arange(y_BTD.shape[1])
-    bias = self.relpos_bias(positions, positions) + mask_bias
+    biases = self.relpos_bias(positions, positions), mask_bias
     y_BTD = self.dropout(y_BTD, deterministic)
     for layer in self.layers:
-      y_BTD = layer(y_BTD, encoded_BSD, bias, encoder_bias, deterministic)
+      y_BTD = layer(y_BTD, encoded_BSD, biases, encoder_bias, deterministic)
     return self.dropout(self.decoder_norm(y_BTD), deterministic)
 
   def project_encoded(self, encoded_BSD) -> tuple[KVCache, ...]:

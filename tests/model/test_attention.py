@@ -94,6 +94,16 @@ def test_bias_shared_by_heads_or_batch_broadcasts():
     )
 
 
+def test_biases_of_heads_and_of_rows_add_up():
+  q, k, v, bias = inputs(2)
+  positions, mask = bias[:1], bias[:, :1]
+  np.testing.assert_allclose(
+    grouped_query_attention(q, k, v, positions, mask),
+    repeat_oracle(q, k, v, positions + mask),
+    atol=1e-5,
+  )
+
+
 def test_no_bias_is_a_bias_of_zero():
   q, k, v, bias = inputs(4)
   np.testing.assert_array_equal(
