@@ -174,9 +174,9 @@ class _Injector:
       if kill.phase == 'startup':
         if now >= attempt.start + kill.fraction * startup_seconds:
           return None
-      elif self._first_logged is not None:
-        late = now >= self._first_logged + kill.seconds
-        if late or attempt.step >= attempt.first_step + kill.steps:
+      elif attempt.step is not None:
+        if attempt.step >= attempt.first_step + kill.steps:
+          time.sleep(kill.seconds)
           return None
       time.sleep(_POLL_SECONDS)
 
