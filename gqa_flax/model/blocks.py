@@ -79,7 +79,9 @@ class DecoderLayer(nn.Module):
   def __call__(self, x_BTD, encoded_BSD, biases, encoder_bias, deterministic):
     """Returns [B, T, D], all target positions at once."""
     y_BTD = self.pre_self_attention_layer_norm(x_BTD)
-    y_BTD = self.self_attention(y_BTD, y_BTD, biases, deterministic=deterministic)
+    y_BTD = self.self_attention(
+      y_BTD, y_BTD, biases, deterministic=deterministic
+    )
     x_BTD += self.dropout(y_BTD, deterministic)
     y_BTD = self.encoder_decoder_attention(
       self.pre_cross_attention_layer_norm(x_BTD),
