@@ -4,13 +4,14 @@ gin_config  reads gin files; the only file that knows gin
 jobs        train, convert, evaluate, infer
 data        data list, data check, data prepare
 scores      compare, average
+cost        cost: memory, bytes and FLOPs from a config alone
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from gqa_flax.cli import data, gin_config, jobs, scores
+from gqa_flax.cli import cost, data, gin_config, jobs, scores
 from gqa_flax.cli.gin_config import UsageError
 
 __all__ = ['UsageError', 'main', 'run_function']
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     prog='gqa-flax', description=_DESCRIPTION, formatter_class=raw
   )
   commands = parser.add_subparsers(dest='command', required=True)
-  for module in (jobs, data, scores):
+  for module in (jobs, data, scores, cost):
     module.add_commands(commands)
   return parser
 

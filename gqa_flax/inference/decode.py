@@ -43,7 +43,14 @@ def greedy_decode(model, params, encoder_input_tokens, max_decode_length):
 
 
 def sample_decode(
-  model, params, encoder_input_tokens, max_decode_length, sampler, rng=None
+  model,
+  params,
+  encoder_input_tokens,
+  max_decode_length,
+  sampler,
+  rng=None,
+  *,
+  stop_at_eos=True,
 ):
   """Decodes with a sampler: `Greedy()` or `Temperature(...)`.
 
@@ -54,6 +61,8 @@ def sample_decode(
     max_decode_length: tokens at most, EOS included.
     sampler: called with float32 logits [batch, vocab] and a PRNG key.
     rng: a PRNG key; None is the key of seed 0.
+    stop_at_eos: False goes on behind EOS as behind any token, so that all
+      models do the same work when they are timed.
 
   Returns:
     int32 [batch, max_decode_length]: the tokens up to and with EOS (1), then
@@ -65,41 +74,77 @@ def sample_decode(
   check_decode_length(max_decode_length)
   rng = jax.random.key(0) if rng is None else rng
   return _decode(
-    model, max_decode_length, sampler, params, encoder_input_tokens, rng
+    model,
+    max_decode_length,
+    sampler,
+    stop_at_eos,
+    params,
+    encoder_input_tokens,
+    rng,
   )
 
 
 @functools.partial(
-  jax.jit, static_argnames=('model', 'max_decode_length', 'sampler')
+  jax.jit,
+  static_argnames=('model', 'max_decode_length', 'sampler', 'stop_at_eos'),
 )
 def _decode(
-  model, max_decode_length, sampler, params, encoder_input_tokens, rng
+  model,
+  max_decode_length,
+  sampler,
+  stop_at_eos,
+  params,
+  encoder_input_tokens,
+  rng,
 ):
-  variables = {'params': params}
-  batch = encoder_input_tokens.shape[0]
+  cache = model.apply(
+    {'params': params},
+    encoder_input_tokens,
+    max_decode_length,
+    method='init_cache',
+  )
+  return generate(model, params, cache, sampler, rng, stop_at_eos)
+
+
+def generate(model, params, cache, sampler, rng, stop_at_eos=True):
+  """Decodes from a cache at position 0 until it is full or all have ended.
+
+  Args:
+    model: a Transformer.
+    params: its parameters.
+    cache: from `Transformer.init_cache`.
+    sampler: see `sample_decode`.
+    rng: a PRNG key.
+    stop_at_eos: see `sample_decode`.
+
+  Returns:
+    int32 [batch, the cache's length], as `sample_decode` returns them.
+  """
+  batch = cache.encoder_bias.shape[0]
+  length = cache.self_attention[0].key.shape[2]
 
   def unfinished(state):
     _, _, ended_B, cache, _ = state
-    return (cache.position < max_decode_length) & ~jnp.all(ended_B)
+    more = cache.position < length
+    return more & ~jnp.all(ended_B) if stop_at_eos else more
 
   def step(state):
     output_BT, previous_B, ended_B, cache, rng = state
     rng, step_rng = jax.random.split(rng)
     position = cache.position
     logits_BV, cache = model.apply(
-      variables, previous_B, cache, method='decode_step'
+      {'params': params}, previous_B, cache, method='decode_step'
     )
     next_B = jnp.where(ended_B, PAD_ID, sampler(logits_BV, step_rng))
     output_BT = jax.lax.dynamic_update_slice(
       output_BT, next_B[:, None], (0, position)
     )
-    return output_BT, next_B, ended_B | (next_B == EOS_ID), cache, rng
+    if stop_at_eos:
+      ended_B |= next_B == EOS_ID
+    return output_BT, next_B, ended_B, cache, rng
 
-  cache = model.apply(
-    variables, encoder_input_tokens, max_decode_length, method='init_cache'
-  )
   state = (
-    jnp.full((batch, max_decode_length), PAD_ID, jnp.int32),
+    jnp.full((batch, length), PAD_ID, jnp.int32),
     jnp.full((batch,), PAD_ID, jnp.int32),
     jnp.zeros((batch,), bool),
     cache,

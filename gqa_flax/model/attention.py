@@ -106,52 +106,58 @@ class Attention(nn.Module):
 
   def __call__(self, x_BTD, source_BSD, biases=(), *, deterministic=True):
     """Returns [B, T, D]: what positions of x read from those of source."""
-    keys_values = jax.tree.map(
-      lambda x_BSKH: constrain(x_BSKH, 'batch', None, 'kv_heads', None),
-      self.project_keys_values(source_BSD),
+    keys_values = (
+      constrain(x_BSKH, 'batch', None, 'kv_heads', None)
+      for x_BSKH in self._keys_values(source_BSD)
     )
     query_BTNH = constrain(self._queries(x_BTD), 'batch', None, 'heads', None)
-    return self._attend(query_BTNH, keys_values, biases, deterministic)
+    x_BTNH = self._attend(query_BTNH, *keys_values, biases, deterministic)
+    return self._out(x_BTNH)
 
   def project_keys_values(self, source_BSD) -> KVCache:
-    """Returns the keys and values, each [B, S, K, H], of source."""
-    shape = (*source_BSD.shape[:2], self.num_kv_heads, self.head_dim)
-    return KVCache(
-      key=self.key(source_BSD).reshape(shape),
-      value=self.value(source_BSD).reshape(shape),
-    )
+    """Returns the cache of source: its keys and values."""
+    return KVCache.of(*self._keys_values(source_BSD))
 
   def place(self, cache: KVCache) -> KVCache:
     """Returns a cache as it is kept while decoding, over heads or batch."""
     return jax.tree.map(
-      lambda x_BSKH: constrain_cache(x_BSKH, self.cache_sharding), cache
+      lambda x_BKSH: constrain_cache(x_BKSH, self.cache_sharding), cache
     )
 
   def attend(self, x_BTD, cache: KVCache, biases=()):
     """Returns [B, T, D]: what positions of x read from a cache."""
 
-    def place(x_BTNH):
+    def beside_cache(x_BTNH):
       return constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
 
-    return self._attend(place(self._queries(x_BTD)), cache, biases, True, place)
+    query_BTNH = beside_cache(self._queries(x_BTD))
+    x_BTNH = self._attend(query_BTNH, *cache.keys_values(), biases, True)
+    return self._out(beside_cache(x_BTNH))
 
   def _queries(self, x_BTD):
     shape = (*x_BTD.shape[:2], self.num_heads, self.head_dim)
     return self.query(x_BTD).reshape(shape)
 
-  def _attend(
-    self, query_BTNH, cache, biases, deterministic, place=lambda x_BTNH: x_BTNH
-  ):
+  def _keys_values(self, source_BSD):
+    shape = (*source_BSD.shape[:2], self.num_kv_heads, self.head_dim)
+    return (
+      self.key(source_BSD).reshape(shape),
+      self.value(source_BSD).reshape(shape),
+    )
+
+  def _attend(self, query_BTNH, key_BSKH, value_BSKH, biases, deterministic):
     dropout_rate = 0.0 if deterministic else self.dropout_rate
-    x_BTNH = grouped_query_attention(
+    return grouped_query_attention(
       query_BTNH,
-      cache.key,
-      cache.value,
+      key_BSKH,
+      value_BSKH,
       *biases,
       dropout_rate=dropout_rate,
       dropout_rng=self.make_rng('dropout') if dropout_rate else None,
     )
-    x_BTNH = constrain(place(x_BTNH), 'batch', None, 'heads', None)
+
+  def _out(self, x_BTNH):
+    x_BTNH = constrain(x_BTNH, 'batch', None, 'heads', None)
     B, T, N, H = x_BTNH.shape
     return self.out(x_BTNH.reshape(B, T, N * H))
 

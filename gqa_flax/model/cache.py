@@ -9,9 +9,13 @@ import jax.numpy as jnp
 class KVCache:
   """Keys and values of one attention, in the activations' dtype.
 
+  Heads come before positions: a decoding step multiplies head by head, and so
+  reads each head's rows in one piece. With positions first, XLA transposes the
+  whole cache in every step on a CPU.
+
   Attributes:
-    key: [batch, length, num_kv_heads, head_dim].
-    value: [batch, length, num_kv_heads, head_dim].
+    key: [batch, num_kv_heads, length, head_dim].
+    value: [batch, num_kv_heads, length, head_dim].
   """
 
   key: jax.Array
@@ -20,12 +24,21 @@ class KVCache:
   @classmethod
   def zeros(cls, batch, length, num_kv_heads, head_dim, dtype) -> 'KVCache':
     """Returns an empty cache."""
-    empty = jnp.zeros((batch, length, num_kv_heads, head_dim), dtype)
+    empty = jnp.zeros((batch, num_kv_heads, length, head_dim), dtype)
     return cls(key=empty, value=empty)
+
+  @classmethod
+  def of(cls, key_BSKH, value_BSKH) -> 'KVCache':
+    """Returns a cache of what a projection gives."""
+    return cls(jnp.swapaxes(key_BSKH, 1, 2), jnp.swapaxes(value_BSKH, 1, 2))
+
+  def keys_values(self) -> tuple[jax.Array, jax.Array]:
+    """Returns key and value, each [batch, length, num_kv_heads, head_dim]."""
+    return jnp.swapaxes(self.key, 1, 2), jnp.swapaxes(self.value, 1, 2)
 
   def write(self, new: 'KVCache', position) -> 'KVCache':
     """Returns the cache with new's rows at `position` and after it."""
-    start = (0, position, 0, 0)
+    start = (0, 0, position, 0)
     return jax.tree.map(
       lambda old, rows: jax.lax.dynamic_update_slice(old, rows, start),
       self,

@@ -83,7 +83,7 @@ class Decoder(nn.Module):
 
   def decode_step(self, y_B1D, cache: DecoderCache):
     """Returns [B, 1, D] and the cache, one position on."""
-    length = cache.self_attention[0].key.shape[1]
+    length = cache.self_attention[0].key.shape[2]
     keys = jnp.arange(length)
     bias = self.relpos_bias(cache.position[None], keys)
     written = (keys <= cache.position)[None, None, :]
@@ -220,6 +220,13 @@ class Transformer(nn.Module):
     Returns:
       A DecoderCache at position 0.
     """
+    encoded_BSD = self.encode(encoder_input_tokens)
+    return self.fill_cache(encoded_BSD, encoder_input_tokens, max_decode_length)
+
+  def fill_cache(
+    self, encoded_BSD, encoder_input_tokens, max_decode_length: int
+  ) -> DecoderCache:
+    """Returns `init_cache` of what is encoded already."""
     config = self.config
     dtype = jnp.dtype(config.dtype)
     empty = KVCache.zeros(
@@ -230,9 +237,8 @@ class Transformer(nn.Module):
       dtype,
     )
     empty = jax.tree.map(
-      lambda x_BSKH: constrain_cache(x_BSKH, config.cache_sharding), empty
+      lambda x_BKSH: constrain_cache(x_BKSH, config.cache_sharding), empty
     )
-    encoded_BSD = self.encode(encoder_input_tokens)
     return DecoderCache(
       self_attention=(empty,) * config.num_decoder_layers,
       cross_attention=self.decoder.project_encoded(encoded_BSD),

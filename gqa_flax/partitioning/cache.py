@@ -8,7 +8,7 @@ from gqa_flax.partitioning.rules import constrain, partition_spec
 AUTO, HEADS, BATCH = LAYOUTS = ('auto', 'heads', 'batch')
 
 _AXES = {
-  HEADS: ('batch', None, 'kv_heads', None),
+  HEADS: ('batch', 'kv_heads', None, None),
   BATCH: ('cache_batch', None, None, None),
 }
 
@@ -33,10 +33,10 @@ def cache_layout(layout: str, batch_size: int, num_kv_heads: int, mesh) -> str:
   return BATCH if not heads_divide and MODEL in batch else HEADS
 
 
-def constrain_cache(x_BSKH: jax.Array, layout: str) -> jax.Array:
-  """Puts keys or values of a cache, [B, S, K, H], where they are kept."""
-  chosen = _chosen(layout, x_BSKH.shape[0], x_BSKH.shape[2])
-  return constrain(x_BSKH, *_AXES[chosen]) if chosen else x_BSKH
+def constrain_cache(x_BKSH: jax.Array, layout: str) -> jax.Array:
+  """Puts keys or values of a cache, [B, K, S, H], where they are kept."""
+  chosen = _chosen(layout, *x_BKSH.shape[:2])
+  return constrain(x_BKSH, *_AXES[chosen]) if chosen else x_BKSH
 
 
 def constrain_query(
