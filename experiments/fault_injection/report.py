@@ -44,7 +44,10 @@ def _paragraph(text: str) -> str:
 def _head(summary: Mapping[str, Any]) -> str:
   kills, planned = summary['kills'], summary['kills_planned']
   number = str(kills) if kills == planned else f'{kills} of {planned} planned'
-  result = 'Nothing differs.' if summary['equal'] else 'SOMETHING DIFFERS.'
+  failed = [check for check, holds in summary['checks'].items() if not holds]
+  result = 'Nothing differs.'
+  if failed:
+    result = f'SOMETHING DIFFERS from what must hold: {"; ".join(failed)}.'
   return '# Two processes, killed\n\n' + _paragraph(f"""
     Two processes of four virtual CPU devices each train a small GQA-2 model
     with dropout on the mesh (2, 2, 2) for {summary['train_steps']} steps, with
@@ -87,6 +90,7 @@ def _kinds(kills: Kills) -> str:
         or '-',
       )
     )
+  itself = sum(bool(kill['ended_before']) for kill in kills)
   header = (
     *('killed', 'kills', 'before the first step'),
     *('while a checkpoint was written', 'steps done again'),
@@ -103,7 +107,9 @@ def _kinds(kills: Kills) -> str:
       The status -6 is SIGABRT, by which JAX ends a process whose peer has been
       silent for a heartbeat. {waiting} kills came before both processes had
       joined: the other waits up to 300 s for the first to be started again, as
-      it should, and was ended by the experiment.""")
+      it should, and was ended by the experiment. {itself} attempts had ended by
+      themselves before: on a machine too busy, a heartbeat or the joining comes
+      too late, and the next attempt goes on all the same.""")
   )
 
 

@@ -1,6 +1,9 @@
 """How long a step takes, and what it needs, on chips that are not here.
 
 chips        published figures of TPU generations, and slices by name
+geometries   public decoder-only models; parameters by what reads them
+kv_cache     bytes of decoding caches, and the batches that fit
+roofline     bytes and FLOPs of encoding and decoding, from a config alone
 flops        model FLOPs in closed form, from a config alone
 hlo          compiled text, and how often each part of it runs
 products     its matrix FLOPs

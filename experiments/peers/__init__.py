@@ -1,0 +1,1 @@
+"""Our speed on a CPU beside that of transformers on torch; see __main__."""

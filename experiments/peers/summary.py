@@ -1,0 +1,171 @@
+"""Numbers of the report from the records."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_CELL = (
+  *('what', 'size', 'batch_size', 'source_length', 'target_length'),
+  'dropout_rate',
+)
+# What of a record is compared: the whole of it.
+WHOLE = {'decoding': 'decode', 'training': 'step'}
+# Share of the processors taken by others, above which times decide nothing.
+DISTURBED = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """How many times as fast as transformers one of ours is to be.
+
+  Attributes:
+    cell: of the records; see `key`.
+    name: of ours.
+    times: as fast as the fastest of theirs, at least.
+  """
+
+  cell: tuple
+  name: str
+  times: float
+
+
+_DECODING = ('decoding', 'small', 8, 512, 128, 0.0)
+_TRAINING = ('training', 'small', 8, 512, 114, 0.0)
+TARGETS = (
+  Target(_DECODING, 'gqa_flax MHA', 1.5),
+  Target(_DECODING, 'gqa_flax GQA-2', 2.0),
+  Target(_DECODING, 'gqa_flax MQA', 2.0),
+  Target(_TRAINING, 'gqa_flax MHA', 1.0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """What was measured several times: the median and the quartiles."""
+
+  median: float
+  low: float
+  high: float
+
+  @classmethod
+  def of(cls, values: Sequence[float]) -> 'Spread':
+    """Returns that of the values; a single one is all three."""
+    if len(values) == 1:
+      return cls(values[0], values[0], values[0])
+    low, median, high = statistics.quantiles(values, method='inclusive')
+    return cls(median, low, high)
+
+  def __str__(self) -> str:
+    """Returns median (lower to upper quartile), in three digits."""
+    return f'{digits(self.median)} ({digits(self.low)} to {digits(self.high)})'
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+  """How many times as fast one is as another.
+
+  Attributes:
+    of_medians: the other's median over its own.
+    paired: the median of the ratios within a round.
+    low: the lowest of these.
+    high: the highest.
+  """
+
+  of_medians: float
+  paired: float
+  low: float
+  high: float
+
+  @classmethod
+  def of(cls, others: Sequence[float], own: Sequence[float]) -> 'Ratio':
+    """Returns that of seconds in the same rounds."""
+    pairs = [other / mine for other, mine in zip(others, own, strict=True)]
+    return cls(
+      statistics.median(others) / statistics.median(own),
+      statistics.median(pairs),
+      min(pairs),
+      max(pairs),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One record."""
+
+  record: Mapping[str, Any]
+
+  @property
+  def what(self) -> str:
+    """'decoding' or 'training'."""
+    return self.record['what']
+
+  @property
+  def parts(self) -> list[str]:
+    """What was timed, the whole first."""
+    return list(self.record['seconds'])
+
+  @property
+  def disturbed(self) -> bool:
+    """Whether other programs took too much of the processors."""
+    return (self.record['others_share'] or 0) > DISTURBED
+
+  def names(self, library: str | None = None, part: str | None = None):
+    """Returns who took part, of a library or of both."""
+    return [
+      name
+      for name in self.record['seconds'][part or WHOLE[self.what]]
+      if library in (None, self.record['contestants'][name]['library'])
+    ]
+
+  def seconds(self, name: str, part: str | None = None) -> Spread:
+    """Returns those of one, of a part or of the whole."""
+    return Spread.of(self._raw(name, part))
+
+  def fastest_of_theirs(self, part: str | None = None) -> str:
+    """Returns which of transformers' has the smallest median."""
+    theirs = self.names('transformers', part)
+    return min(theirs, key=lambda name: self.seconds(name, part).median)
+
+  def ratio(self, name: str, part: str | None = None) -> Ratio:
+    """Returns how many times as fast as the fastest of theirs it is."""
+    fastest = self._raw(self.fastest_of_theirs(part), part)
+    return Ratio.of(fastest, self._raw(name, part))
+
+  def rest_seconds(self, name: str) -> float:
+    """Returns the median of the whole without its measured part.
+
+    That part is the encoder or the gradients; our grouped models have the
+    encoder of the multi-head one, for which it was measured.
+    """
+    whole, part = self.parts
+    library = self.record['contestants'][name]['library']
+    measured = self.names(library, part)
+    of_part = name if name in measured else measured[0]
+    return self.seconds(name, whole).median - (
+      self.seconds(of_part, part).median
+    )
+
+  def _raw(self, name, part):
+    return self.record['seconds'][part or WHOLE[self.what]][name]
+
+
+def key(record: Mapping[str, Any]) -> tuple:
+  """Returns what tells apart what records measured."""
+  return tuple(record[field] for field in _CELL)
+
+
+def latest(found: Sequence[Mapping[str, Any]]) -> dict[tuple, Run]:
+  """Returns the last run of everything measured; targets' cells come first."""
+  runs = {key(record): Run(record) for record in found}
+  first = [cell for cell in (_DECODING, _TRAINING) if cell in runs]
+  return {cell: runs[cell] for cell in dict.fromkeys([*first, *runs])}
+
+
+def digits(x: float) -> str:
+  """Returns three digits, or all before the point."""
+  if abs(x) >= 100:
+    return f'{x:,.0f}'
+  if abs(x) >= 10:
+    return f'{x:.1f}'
+  return f'{x:.2f}' if abs(x) >= 1 else f'{x:.3g}'

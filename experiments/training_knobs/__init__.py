@@ -1,0 +1,1 @@
+"""What remat, microbatches, dtype, donation and the cache cost and save."""

@@ -1,0 +1,95 @@
+"""What each memory and speed knob costs and saves, and which default follows.
+
+REMAT_POLICY, MICROBATCHES, the activations' dtype, the donated state and
+COMPILATION_CACHE, in two parts:
+
+- tpu: the whole training step of T5.1.1-Base with GQA-4, uptraining (128
+  packed rows of 512/114 tokens), compiled for one TPU v4 chip on a machine
+  without TPUs, for every remat policy and 1, 2 and 4 microbatches: bytes, the
+  compiler's estimate of the time, FLOPs that are computed again; beside it, the
+  activations by `gqa-flax train --dry_run`.
+- cpu: seconds a step on this machine, which take turns, of T5.1.1-Small with
+  two layers a stack; and seconds from the start of `gqa-flax train` to its
+  first finished step, without a compilation cache, with an empty one and with a
+  full one.
+
+  python -m experiments.training_knobs --part tpu
+  python -m experiments.training_knobs --part cpu
+  python -m experiments.training_knobs --report
+
+Without --part both are done; the third redraws the report from the records.
+These go to results/training_knobs/ as they come; a run that was interrupted
+goes on where it stopped, and --new_run measures the part for the CPU again.
+
+Hardware: two CPU cores, no accelerator. The part for TPUs takes 6 GB of memory,
+one core, and one to five minutes a program, half an hour in all, and needs
+`pip install -e '.[tpu-compile]'`; the part for the CPU five minutes and 4 GB,
+on a machine that does nothing else.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from experiments.training_knobs import cells
+from gqa_flax.reporting import records
+
+REPEATS = 7
+START_REPEATS = 4
+
+
+def tpu(path, log_path: pathlib.Path):
+  """Plans and compiles what the records lack."""
+  from experiments.training_knobs import compiled
+
+  log_path.parent.mkdir(parents=True, exist_ok=True)
+  compiled.write_plans(path, cells.plans())
+  with open(log_path, 'a', encoding='utf-8') as log:
+    compiled.compile_programs(
+      path, cells.tpu_model(), cells.ROWS, cells.PROGRAMS, log
+    )
+
+
+def cpu(path, repeats: int, start_repeats: int, run_number: int):
+  """Times what the records lack of the run."""
+  from experiments.training_knobs import measured, startup
+
+  model = cells.cpu_model()
+  startup.time_startups(path, cells.CACHES, start_repeats, run_number)
+  measured.time_steps(
+    path, model, cells.CPU_ROWS, cells.TIMINGS, repeats, run_number
+  )
+
+
+def main() -> int:
+  """Compiles and measures, then reports."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--part', choices=('tpu', 'cpu'), help='default: both')
+  parser.add_argument('--results_dir', default='results/training_knobs')
+  parser.add_argument(
+    '--log', default='runs/training_knobs.log', type=pathlib.Path
+  )
+  parser.add_argument('--repeats', type=int, default=REPEATS)
+  parser.add_argument('--start_repeats', type=int, default=START_REPEATS)
+  parser.add_argument('--new_run', action='store_true')
+  parser.add_argument('--report', action='store_true', help='report alone')
+  args = parser.parse_args()
+  results = pathlib.Path(args.results_dir)
+  path = results / 'records.jsonl'
+  if not args.report and args.part != 'cpu':
+    tpu(path, args.log)
+  if not args.report and args.part != 'tpu':
+    from experiments.training_knobs import summary
+
+    number = summary.last_run(records.read(path)) + args.new_run
+    cpu(path, args.repeats, args.start_repeats, number)
+  from experiments.training_knobs import report
+
+  report.write(results)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,139 @@
+"""The report of experiments/training_knobs on records made up here."""
+
+import dataclasses
+
+import pytest
+
+from experiments.training_knobs import cells, report, summary
+from gqa_flax.reporting import records
+from gqa_flax.timing.cost import Cost
+
+GIB = 2**30
+
+
+def program(remat, microbatches, dtype, temporary, seconds):
+  cost = Cost(
+    slice=cells.SLICE,
+    mesh=cells.MESH,
+    fits=True,
+    compile_seconds=1.0,
+    compile_peak_bytes=1,
+    argument_bytes=GIB,
+    output_bytes=GIB,
+    alias_bytes=GIB,
+    temporary_bytes=temporary,
+    flops=1.2e9,
+    cycles=seconds * 1.05e9,
+  )
+  return {
+    'what': 'program',
+    'key': {
+      'remat': remat,
+      'microbatches': microbatches,
+      'dtype': dtype,
+      'rows': cells.ROWS,
+    },
+    'model_flops': 1e9,
+    'planned': {'gradients': GIB, 'activations': 3 * GIB},
+    'cost': dataclasses.asdict(cost),
+  }
+
+
+def plan(job, size, remat, gib):
+  return {
+    'what': 'plan',
+    'key': {'job': job, 'size': size, 'remat': remat},
+    'mesh': {'data': 1},
+    'planned': {'activations': gib * GIB},
+  }
+
+
+RECORDS = [
+  program('none', 1, 'bfloat16', 8 * GIB, 0.4),
+  program('dots', 1, 'bfloat16', 4 * GIB, 0.5),
+  program('full', 1, 'bfloat16', 2 * GIB, 0.6),
+  program('full', 2, 'bfloat16', 1 * GIB, 0.66),
+  program('full', 4, 'bfloat16', GIB // 2, 0.7),
+  program('full', 1, 'float32', 4 * GIB, 0.8),
+  plan('uptraining', 'base', 'none', 10),
+  plan('uptraining', 'base', 'dots', 5),
+  plan('uptraining', 'base', 'full', 2),
+  plan('uptraining', 'xxl', 'none', 90),
+  plan('uptraining', 'xxl', 'dots', 40),
+  plan('uptraining', 'xxl', 'full', 20),
+]
+
+
+@pytest.fixture
+def text(tmp_path):
+  for record in RECORDS:
+    records.append(tmp_path / 'records.jsonl', record)
+  report.write(tmp_path)
+  assert (tmp_path / 'memory_and_time.png').stat().st_size > 1000
+  return (tmp_path / 'report.md').read_text()
+
+
+def test_defaults_follow_from_the_records(text):
+  assert "'dots' 25% more time for 50% of the memory" in text
+  assert "'full' 50% more time for 25% of the memory" in text
+  assert "need another on TPU v4: uptraining xxl on 64 chips 'full'." in text
+  assert '2 parts 1.0 GiB of temporaries and 0.660 s' in text
+  assert 'bfloat16 takes 75% of the time and 50% of the temporaries' in text
+  assert 'donated: that saves 1.00 GiB a chip.' in text
+
+
+def test_the_plan_is_compared_with_the_compiler(text):
+  # 8 GiB of temporaries where 1 + 3 were planned, and half a GiB likewise.
+  assert '0.12 to 2.00 times as much' in text
+  assert '| none | bfloat16 | 9.0 | 8.0 | 0.400 | 20% | 4.0 | 2.00 |' in text
+  assert '| uptraining | xxl | 64 | 90.0 | 40.0 | 20.0 | full |' in text
+
+
+def test_what_was_not_measured_is_not_reported(text):
+  assert 'CPU' not in text and 'COMPILATION_CACHE' not in text
+
+
+def test_a_size_that_nothing_fits_says_so():
+  found = summary.plans([plan('fine-tuning', 'xl', 'full', 99)])
+  assert report._policies(found) == {('fine-tuning', 'xl'): 'none of them'}
+
+
+def test_steps_and_starts_of_the_last_run(tmp_path):
+  key = dataclasses.asdict(cells.Knobs('none', 1, 'float32'))
+  for run, seconds in ((1, 9.0), (2, 1.0)):
+    for dtype, factor in (('float32', 1), ('bfloat16', 3)):
+      records.append(
+        tmp_path / 'records.jsonl',
+        {
+          'what': 'step',
+          'run': run,
+          'key': {**key, 'dtype': dtype, 'repeat': 0},
+          'seconds': [seconds * factor] * 3,
+        },
+      )
+    for cache, factor in (('off', 3), ('cold', 4), ('warm', 1)):
+      records.append(
+        tmp_path / 'records.jsonl',
+        {
+          'what': 'startup',
+          'run': run,
+          'key': {'cache': cache, 'repeat': 0},
+          'seconds': {
+            'startup': seconds,
+            'compilation': seconds * factor,
+            'evaluation': 0.0,
+          },
+          'cache_bytes': 2**20,
+        },
+      )
+  report.write(tmp_path)
+  text = (tmp_path / 'report.md').read_text()
+  assert 'on this CPU bfloat16 takes 300% of the time of float32' in text
+  assert '4.0 s without a cache, 5.0 s while one is filled, 2.0 s' in text
+
+
+def test_without_records_it_says_how_to_make_them(tmp_path):
+  with pytest.raises(
+    SystemExit, match=r'python -m experiments\.training_knobs'
+  ):
+    report.write(tmp_path)
