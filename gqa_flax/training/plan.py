@@ -75,19 +75,10 @@ def plan(
   }
 
 
-# Without remat the compiler keeps these for the backward pass: products, the
-# softmax's exponentials and dropout's masks. What is elementwise (GELU, norms,
-# casts) it computes again where it is used, since that costs no memory traffic.
-_KEPT = ('dot_general', 'exp', 'lt')
-
-
 def activation_bytes(
   config: T5Config, rows: int, sequence_length: Mapping[str, int]
 ) -> int:
-  """Returns the bytes of all that the backward pass keeps of some rows.
-
-  results/training_knobs/report.md compares it with the TPU compiler's own.
-  """
+  """Returns the bytes of all that the backward pass keeps of some rows."""
   S, T = sequence_length['inputs'], sequence_length['targets']
   batch = {
     'encoder_input_tokens': jax.ShapeDtypeStruct((rows, S), jnp.int32),
@@ -106,10 +97,6 @@ def activation_bytes(
     def loss(params):
       return loss_and_metrics(model, params, batch, dropout_rng=rng)[0]
 
-    if config.remat_policy == 'none':
-      loss = jax.checkpoint(
-        loss, policy=lambda primitive, *_, **__: primitive.name in _KEPT
-      )
     return jax.vjp(loss, params)[1]
 
   # The function that jax.vjp returns is a tree of what it has kept.
