@@ -54,7 +54,7 @@ def bytes_and_seconds(path: pathlib.Path, programs: Sequence[Program]):
       fontsize=8,
     )
   axes.set_xlim(left=0)
-  axes.set_ylim(bottom=0)
+  axes.set_ylim(0, 1.1 * max((p.seconds for p in fitting), default=1))
   axes.margins(0.08)
   axes.set_xlabel('memory of a chip, GiB')
   axes.set_ylabel('estimated seconds a step')

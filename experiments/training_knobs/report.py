@@ -246,10 +246,10 @@ def _timings(timings: Sequence[Timing]) -> str:
     )
     for t in timings
   ]
+  lengths = '/'.join(map(str, cells.CPU_LENGTHS.values()))
   text = f"""
     T5.1.1-Small with GQA-2 and {cells.CPU_LAYERS} layers a stack,
-    {cells.CPU_ROWS} rows of {cells.CPU_LENGTHS['inputs']}/
-    {cells.CPU_LENGTHS['targets']} tokens; the cells take turns, and each number
+    {cells.CPU_ROWS} rows of {lengths} tokens; the cells take turns, and each number
     is the median, lowest and highest of {len(timings[0].seconds)} repeats."""
   header = ('remat, microbatches', 'dtype', 's a step')
   return (
