@@ -250,7 +250,8 @@ def _timings(timings: Sequence[Timing]) -> str:
   text = f"""
     T5.1.1-Small with GQA-2 and {cells.CPU_LAYERS} layers a stack,
     {cells.CPU_ROWS} rows of {lengths} tokens; the cells take turns, and each
-    number is the median, lowest and highest of {len(timings[0].seconds)} repeats."""
+    number is the median, lowest and highest of {len(timings[0].seconds)}
+    repeats."""
   header = ('remat, microbatches', 'dtype', 's a step')
   return (
     '## Measured on a CPU\n\n'
