@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from gqa_flax import cli
+from gqa_flax.config import SIZES
 from gqa_flax.timing.chips import CHIPS
+from gqa_flax.timing.geometries import GEOMETRIES
 
 
 def lines(capsys, *argv):
@@ -140,3 +142,11 @@ def test_it_loads_neither_jax_nor_tensorflow():
   subprocess.run(
     [sys.executable, '-c', code], check=True, stdout=subprocess.DEVNULL
   )
+
+
+def test_help_names_every_model(capsys):
+  with pytest.raises(SystemExit):
+    cli.main(['cost', '--help'])
+  words = capsys.readouterr().out.replace(',', ' ').replace('.\n', ' ')
+  words = words.replace('(', ' ').replace(')', ' ').split()
+  assert {*SIZES, *GEOMETRIES} <= {*words}

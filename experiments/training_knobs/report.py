@@ -106,6 +106,13 @@ def _microbatches_default(programs: Sequence[Program]) -> str:
   if None in parts:
     return ''
   one, *more = parts
+  kept = summary.get(programs, remat='none', microbatches=4, dtype='bfloat16')
+  first = ''
+  if kept is not None:
+    first = f"""They come before another remat policy, where parameters are not
+      divided: 'none' in 4 parts takes {kept.cost.total_bytes / _GIB:.1f} GiB
+      and {kept.seconds:.3f} s, 'full' in one
+      {one.cost.total_bytes / _GIB:.1f} GiB and {one.seconds:.3f} s."""
   told = ', '.join(
     f'{p.knobs.microbatches} parts {p.cost.temporary_bytes / _GIB:.1f} GiB of '
     f'temporaries and {p.seconds:.3f} s'
@@ -113,8 +120,8 @@ def _microbatches_default(programs: Sequence[Program]) -> str:
   )
   return f"""MICROBATCHES = 1 where it fits: with remat 'full' one part needs
     {one.cost.temporary_bytes / _GIB:.1f} GiB of temporaries and
-    {one.seconds:.3f} s, {told}. One chip exchanges nothing; where parameters
-    are divided, each part gathers them again."""
+    {one.seconds:.3f} s, {told}. {first} One chip exchanges nothing; where
+    parameters are divided, each part gathers them again."""
 
 
 def _dtype_default(programs, timings) -> str:
@@ -135,9 +142,10 @@ def _dtype_default(programs, timings) -> str:
     for dtype in ('float32', 'bfloat16')
   ]
   if None not in pair:
-    wide, narrow = (t.spread.median for t in pair)
+    wide, narrow = pair
     said.append(
-      f'on this CPU bfloat16 takes {narrow / wide:.0%} of the time of float32'
+      f'on this CPU bfloat16 takes {_share(narrow, wide)} of the time of '
+      'float32'
     )
   return f'dtype: {"; ".join(said)}.' if said else ''
 
@@ -155,9 +163,17 @@ def _donation_default(programs, timings) -> str:
     for donated in (True, False)
   ]
   if None not in pair:
-    donated, kept = (t.spread.median for t in pair)
-    text += f', and a step takes {donated / kept:.0%} of the time on this CPU'
+    text += f', and a step takes {_share(*pair)} of the time on this CPU'
   return text + '.'
+
+
+def _share(one: Timing, other: Timing) -> str:
+  """Returns one's time over the other's, and whether the repeats overlap."""
+  a, b = one.spread, other.spread
+  text = f'{a.median / b.median:.0%}'
+  if a.low <= b.high and b.low <= a.high:
+    text += ' (no difference: the repeats overlap)'
+  return text
 
 
 def _cache_default(starts: Mapping[str, Start]) -> str:
@@ -226,7 +242,9 @@ def _plans(plans: Sequence[Plan]) -> str:
   text = f"""
     GiB a chip by `gqa-flax train --dry_run` on the mesh that 'auto' chooses,
     for the paper's jobs in bfloat16, and the first policy with which
-    {summary.USABLE:.0%} of a TPU v4 suffice."""
+    {summary.USABLE:.0%} of a TPU v4 suffice. The plan leaves out kernels that
+    are gathered and the layer that is computed again, which count most for XXL:
+    what the compiler needs there is in ../scale/report.md."""
   return (
     "## The paper's jobs, by the plan\n\n"
     + _paragraph(text)

@@ -1,29 +1,15 @@
 """`gqa-flax cost`: memory, bytes and FLOPs of decoding, from a config alone.
 
-Arithmetic: it loads neither JAX nor TensorFlow, and answers at once.
+Arithmetic: it loads neither JAX nor TensorFlow, and answers at once. What it
+needs is imported when it is called, as NumPy would slow the other commands.
 """
 
 import argparse
-import difflib
 import json
-import re
-import textwrap
 
-from gqa_flax.cli.cost_report import Report
-from gqa_flax.cli.gin_config import UsageError
-from gqa_flax.config import SIZES, T5Config, divisors
-from gqa_flax.timing import kv_cache
 from gqa_flax.timing.chips import CHIPS
-from gqa_flax.timing.geometries import GEOMETRIES, DecoderOnlyConfig
 
-# The paper's largest batch, and its lengths of summarization.
-_SEQUENCES_A_CHIP = 32
-_SOURCE_LENGTH = 2048
-_TARGET_LENGTH = 512
-# What Llama 2 was trained on.
-_LENGTH = 4096
-
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 examples:
   # The paper's model and set-up: 8 TPU v4, 2048/512 tokens.
   gqa-flax cost xxl
@@ -32,8 +18,9 @@ examples:
   # Of a public decoder: 8 of 40 key/value heads leave 20% of the cache.
   gqa-flax cost qwen2.5-32b --length=32768 --chip=v5e --num_chips=16 --json
 
-MODEL is a T5.1.1 size ({', '.join(SIZES)}) or one of
-{textwrap.fill(', '.join(GEOMETRIES), 79)}.
+MODEL is a T5.1.1 size (mini, small, base, large, xl, xxl) or one of llama-2-7b,
+llama-2-13b, llama-2-34b, llama-2-70b, llama-3-8b, llama-3-70b, qwen2.5-0.5b,
+qwen2.5-7b, qwen2.5-32b.
 
 All elements are bfloat16. The times are bounds: parameters, caches and FLOPs
 are divided evenly among the chips, nothing is exchanged or held twice, and what
@@ -61,11 +48,10 @@ def add_commands(commands):
     metavar='K',
     help='beside MHA and MQA; by default as published, or a divisor up to 8',
   )
-  per_chip = f'{_SEQUENCES_A_CHIP} a chip by default'
-  add('--batch_size', type=int, help=f'sequences in all; {per_chip}')
-  add('--source_length', type=int, help=f'of T5; {_SOURCE_LENGTH} by default')
-  add('--target_length', type=int, help=f'of T5; {_TARGET_LENGTH} by default')
-  add('--length', type=int, help=f'of a decoder; {_LENGTH} by default')
+  add('--batch_size', type=int, help='sequences in all; 32 a chip by default')
+  add('--source_length', type=int, help='of T5; 2048 by default')
+  add('--target_length', type=int, help='of T5; 512 by default')
+  add('--length', type=int, help='of a decoder; 4096 by default')
   add('--chip', default='v4', help=f'{", ".join(CHIPS)}; v4 by default')
   add('--num_chips', type=int, default=8, help='8 by default')
   add('--json', action='store_true', help='print JSON instead of tables')
@@ -74,84 +60,7 @@ def add_commands(commands):
 
 def cost(args):
   """Says how large KV caches are, and what bounds each phase of decoding."""
-  report = _report(args)
+  from gqa_flax.cli import cost_request
+
+  report = cost_request.read(args)
   print(json.dumps(report.to_dict(), indent=2) if args.json else report.text())
-
-
-def _report(args) -> Report:
-  """Reads the command line.
-
-  Raises:
-    UsageError: a name is unknown, or a number cannot be.
-  """
-  model, config = _find_model(args.model)
-  chip_name = _nearest(args.chip.lower(), [*CHIPS], 'chip', args.chip)
-  _require_positive('num_chips', args.num_chips)
-  batch_size = args.batch_size
-  if batch_size is None:
-    batch_size = _SEQUENCES_A_CHIP * args.num_chips
-  _require_positive('batch_size', batch_size)
-  return Report(
-    model=model,
-    config=config,
-    kv_heads=_kv_heads(args.num_kv_heads, model, config),
-    chip_name=chip_name,
-    num_chips=args.num_chips,
-    batch_size=batch_size,
-    lengths=_lengths(args, model, config),
-  )
-
-
-def _find_model(name: str) -> tuple[str, T5Config | DecoderOnlyConfig]:
-  """Returns the plain name and the config of 'xxl', 't5_1_1_xxl' and so on."""
-  short = re.sub(r'^t5([._]1[._]1|-v1_1)[-_.]', '', name.lower())
-  short = _nearest(short, [*SIZES, *GEOMETRIES], 'model', name)
-  if short in SIZES:
-    return short, T5Config.t5_1_1(short)
-  return short, GEOMETRIES[short]
-
-
-def _nearest(name: str, known, kind: str, given: str) -> str:
-  """Returns the name if it is known."""
-  if name in known:
-    return name
-  near = difflib.get_close_matches(name, known, n=3) or known
-  raise UsageError(
-    f'There is no {kind} {given!r} here; the nearest: {", ".join(near)}.'
-  )
-
-
-def _lengths(args, model: str, config) -> tuple[int, ...]:
-  """Returns positions of source and target, or those of a decoder."""
-  own = {'length': _LENGTH}
-  foreign = {'source_length': _SOURCE_LENGTH, 'target_length': _TARGET_LENGTH}
-  if isinstance(config, T5Config):
-    own, foreign = foreign, own
-  for name in foreign:
-    if getattr(args, name) is not None:
-      options = ' and '.join(f'--{option}' for option in own)
-      raise UsageError(f'--{name} does not apply to {model}; give {options}.')
-  lengths = []
-  for name, default in own.items():
-    given = getattr(args, name)
-    lengths.append(default if given is None else given)
-    _require_positive(name, lengths[-1])
-  return tuple(lengths)
-
-
-def _kv_heads(given, model: str, config) -> list[int]:
-  """Returns numbers of key/value heads, from N to 1."""
-  N = config.num_heads
-  for K in given or ():
-    if K not in divisors(N):
-      raise UsageError(
-        f'--num_kv_heads {K} does not divide the {N} query heads of {model}; '
-        f'choose of {divisors(N)}.'
-      )
-  kv_heads = {N, *given, 1} if given else kv_cache.usual_kv_heads(config)
-  return sorted(kv_heads, reverse=True)
-
-
-def _require_positive(name: str, value: int):
-  if value < 1:
-    raise UsageError(f'--{name} is {value}; give 1 or more.')

@@ -4,8 +4,16 @@ import dataclasses
 
 import pytest
 
-from experiments.training_knobs import cells, report, summary
+from experiments.training_knobs import (
+  cells,
+  compiled,
+  measured,
+  report,
+  startup,
+  summary,
+)
 from gqa_flax.reporting import records
+from gqa_flax.timing import tpu_compile
 from gqa_flax.timing.cost import Cost
 
 GIB = 2**30
@@ -55,6 +63,7 @@ RECORDS = [
   program('full', 2, 'bfloat16', 1 * GIB, 0.66),
   program('full', 4, 'bfloat16', GIB // 2, 0.7),
   program('full', 1, 'float32', 4 * GIB, 0.8),
+  program('none', 4, 'bfloat16', 2 * GIB, 0.44),
   plan('uptraining', 'base', 'none', 10),
   plan('uptraining', 'base', 'dots', 5),
   plan('uptraining', 'base', 'full', 2),
@@ -78,6 +87,9 @@ def test_defaults_follow_from_the_records(text):
   assert "'full' 50% more time for 25% of the memory" in text
   assert "need another on TPU v4: uptraining xxl on 64 chips 'full'." in text
   assert '2 parts 1.0 GiB of temporaries and 0.660 s' in text
+  assert (
+    "'none' in 4 parts takes 3.0 GiB and 0.440 s, 'full' in one 3.0" in text
+  )
   assert 'bfloat16 takes 75% of the time and 50% of the temporaries' in text
   assert 'donated: that saves 1.00 GiB a chip.' in text
 
@@ -137,3 +149,84 @@ def test_without_records_it_says_how_to_make_them(tmp_path):
     SystemExit, match=r'python -m experiments\.training_knobs'
   ):
     report.write(tmp_path)
+
+
+def test_what_fails_to_compile_is_tried_again_and_what_is_done_is_not(
+  tmp_path, monkeypatch, capsys
+):
+  path, calls, broken = tmp_path / 'records.jsonl', [], {'dots'}
+
+  def compile_train_step(step, where, mesh, log):
+    remat = step.config.remat_policy
+    calls.append((remat, step.microbatches))
+    if remat in broken:
+      raise RuntimeError('Compiling ended with status 1')
+    return Cost(**program(remat, 1, 'bfloat16', GIB, 0.5)['cost'])
+
+  monkeypatch.setattr(tpu_compile, 'compile_train_step', compile_train_step)
+  monkeypatch.setattr(tpu_compile, 'version', lambda: '0.0')
+  planned = {'gradients': GIB, 'activations': GIB}
+  monkeypatch.setattr(compiled, 'plan', lambda **_: {'bytes': planned})
+  todo = [
+    cells.Knobs(remat, parts, 'bfloat16')
+    for remat, parts in (('none', 1), ('dots', 1), ('none', 2))
+  ]
+
+  def run(rows):
+    compiled.compile_programs(path, cells.tpu_model(), rows, todo, None)
+
+  run(16)
+  assert 'ended with status 1' in capsys.readouterr().err
+  broken.clear()
+  run(16)
+  assert calls == [('none', 1), ('dots', 1), ('none', 2), ('dots', 1)]
+  run(32)  # another batch is another program
+  assert len(calls) == 7
+  found = records.read(path)
+  assert [r['key']['rows'] for r in found] == [16] * 3 + [32] * 3
+  assert (
+    found[0]['step']['packed'] and found[0]['provenance']['libtpu'] == '0.0'
+  )
+
+
+def test_a_run_of_the_other_part_goes_on_with_what_is_missing(
+  tmp_path, monkeypatch
+):
+  path, caches = tmp_path / 'records.jsonl', []
+
+  def start(cache):
+    caches.append(None if cache is None else cache.exists())
+    if cache is not None:
+      cache.mkdir(exist_ok=True)
+    return {'seconds': {'startup': 1.0}, 'loss': 1.0}
+
+  monkeypatch.setattr(startup, '_start', start)
+  startup.time_startups(path, ['off', 'cold'], 1, 1)
+  assert caches == [None, False]
+  # The cold start was of an earlier call: one more run fills the folder again.
+  startup.time_startups(path, cells.CACHES, 1, 1)
+  assert caches[2:] == [False, True]
+  startup.time_startups(path, cells.CACHES, 2, 1)
+  assert caches[4:] == [None, False, True]
+  keys = [tuple(record['key'].values()) for record in records.read(path)]
+  assert keys == [(cache, n) for n in (0, 1) for cache in cells.CACHES]
+  startup.time_startups(path, ['off'], 1, 2)  # another run begins anew
+  assert records.read(path)[-1]['run'] == 2
+
+
+def test_steps_take_turns_and_only_missing_ones_run(tmp_path, tiny_config):
+  path = tmp_path / 'records.jsonl'
+  model = dataclasses.replace(tiny_config, num_decoder_layers=1)
+  donated, kept = (
+    cells.Knobs('none', 1, 'float32', donated=d) for d in (True, False)
+  )
+  measured.time_steps(path, model, 4, [donated], 1, 1)
+  measured.time_steps(path, model, 4, [donated, kept], 2, 1)
+  found = records.read(path)
+  told = [(r['key']['donated'], r['key']['repeat']) for r in found]
+  assert told == [(True, 0), (False, 0), (True, 1), (False, 1)]
+  for record in found:
+    assert len(record['seconds']) == measured.STEPS
+    assert (record['alias_bytes'] > 0) == record['key']['donated']
+  measured.time_steps(path, model, 4, [donated, kept], 2, 1)
+  assert records.read(path) == found
