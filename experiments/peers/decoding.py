@@ -32,48 +32,65 @@ def run(cell: models.Cell, repeats: int, variants) -> dict[str, Any]:
   """
   config, batch = cell.config, cell.batch()
   params = models.random_params(config)
-  theirs = models.in_transformers(params, config, variants)
+  theirs = {
+    f'transformers, {variant}': model
+    for variant, model in models.in_transformers(
+      params, config, variants
+    ).items()
+  }
   ours = {
-    _name(heads, config.num_heads): (
-      heads,
-      *models.grouped(params, config, heads),
-    )
+    _name(heads, config.num_heads): models.grouped(params, config, heads)
     for heads in (config.num_heads, 2, 1)
   }
-  contestants: dict[str, dict[str, Any]] = {'decode': {}, 'encode': {}}
-  who = {}
-  for variant, model in theirs.items():
-    name = f'transformers, {variant}'
-    who[name] = {'library': 'transformers', 'variant': variant}
-    contestants['decode'][name] = functools.partial(
-      decode_theirs, model, batch, cell.target_length
-    )
-    contestants['encode'][name] = functools.partial(encode_theirs, model, batch)
-  source = jnp.asarray(batch['encoder_input_tokens'])
-  for name, (heads, model, grouped) in ours.items():
-    who[name] = {'library': 'gqa_flax', 'num_kv_heads': heads}
-    contestants['decode'][name] = functools.partial(
-      decode_ours, model, grouped, source, cell.target_length
-    )
-  name = 'gqa_flax MHA'
-  _, model, _ = ours[name]
-  contestants['encode'][name] = functools.partial(
-    encode_ours, model, params, source
-  )
+  contestants = _contestants(theirs, ours, batch, cell.target_length)
   first, results = measure.warm_up(contestants)
-  decoded = {n: found[-1] for n, found in results['decode'].items()}
+  decoded = {name: found[-1] for name, found in results['decode'].items()}
+  multi_head = (*ours[models.MULTI_HEAD], decoded[models.MULTI_HEAD])
   return {
-    'contestants': who,
+    'contestants': {
+      **{
+        name: {'library': 'transformers', 'variant': variant}
+        for name, variant in zip(theirs, variants, strict=True)
+      },
+      **{
+        name: {
+          'library': 'gqa_flax',
+          'num_kv_heads': model.config.num_kv_heads,
+        }
+        for name, (model, _) in ours.items()
+      },
+    },
     'agreement': {
-      f'transformers, {variant}': agreement(
-        (model, params, decoded[name]),
-        (their_model, decoded[f'transformers, {variant}']),
-        batch,
-      )
-      for variant, their_model in theirs.items()
+      name: agreement(multi_head, (model, decoded[name]), batch)
+      for name, model in theirs.items()
     },
     'first_call_seconds': first,
     **measure.take_turns(contestants, repeats),
+  }
+
+
+def _contestants(theirs, ours, batch, length: int) -> measure.Contestants:
+  source = jnp.asarray(batch['encoder_input_tokens'])
+  return {
+    'decode': {
+      **{
+        name: functools.partial(decode_theirs, model, batch, length)
+        for name, model in theirs.items()
+      },
+      **{
+        name: functools.partial(decode_ours, *model_and_params, source, length)
+        for name, model_and_params in ours.items()
+      },
+    },
+    'encode': {
+      **{
+        name: functools.partial(encode_theirs, model, batch)
+        for name, model in theirs.items()
+      },
+      models.MULTI_HEAD: functools.partial(
+        encode_ours, *ours[models.MULTI_HEAD], source
+      ),
+    },
   }
 
 
@@ -199,5 +216,5 @@ def compare_tokens(expected: np.ndarray, found: np.ndarray) -> dict[str, Any]:
 
 def _name(num_kv_heads: int, num_heads: int) -> str:
   if num_kv_heads == num_heads:
-    return 'gqa_flax MHA'
+    return models.MULTI_HEAD
   return 'gqa_flax MQA' if num_kv_heads == 1 else f'gqa_flax GQA-{num_kv_heads}'

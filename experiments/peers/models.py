@@ -15,6 +15,7 @@ import transformers
 from gqa_flax import T5Config, Transformer, convert_params, save_params
 
 SEED = 0
+MULTI_HEAD = 'gqa_flax MHA'
 # A model whose logits differ by more is another model; rounding makes 1e-5.
 TOLERANCE = 1e-3
 

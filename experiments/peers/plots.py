@@ -62,7 +62,7 @@ def _panel(axes, run: Run):
   record = run.record
   axes.set_yticks(range(len(names)), names)
   axes.invert_yaxis()
-  axes.set_xlim(0, 1.3 * widest)
+  axes.set_xlim(0, 1.4 * widest)
   axes.set_xlabel('seconds: median and quartiles')
   axes.set_title(
     f'{_TITLES[run.what]} ({record["size"]}, batch {record["batch_size"]}, '

@@ -68,7 +68,7 @@ def _head(runs: Sequence[Run]) -> str:
   rounds = sorted({run.record['repeats'] for run in runs})
   return '# Beside transformers on torch\n\n' + _paragraph(f"""
     Decoding and training of T5.1.1 with random weights, the same in both
-    libraries, in float32 on {record['threads']} threads of a CPU
+    libraries, in float32 on a CPU with as many threads for either
     ({machine['processor']}; the machine has {provenance['cpus']} processors):
     {versions}. All took turns in one process, {_and(map(str, rounds))} rounds;
     the numbers are medians with quartiles, after two calls that compile and
@@ -86,9 +86,12 @@ def _and(texts) -> str:
 def _targets(runs: Mapping[tuple, Run]) -> str:
   lines = []
   for target in summary.TARGETS:
-    what, size, batch_size, source, length, _ = target.cell
+    what, size, batch_size, source, length, _, threads = target.cell
     verb = 'decodes' if what == 'decoding' else 'takes a training step'
-    where = f'{size}, batch {batch_size}, {source} / {length} tokens'
+    where = (
+      f'{size}, batch {batch_size}, {source} / {length} tokens, '
+      f'{threads} threads'
+    )
     if target.cell not in runs:
       lines.append(f'- {target.name}, {what} ({where}): not measured yet.\n')
       continue
@@ -102,8 +105,8 @@ def _targets(runs: Mapping[tuple, Run]) -> str:
       )
     lines.append(
       f'- {target.name} {verb} {ratio.of_medians:.2f} times as fast as '
-      f'{run.fastest_of_theirs()} ({where}). The target, at least '
-      f'{target.times:g} times, is {met}.\n'
+      f'{run.fastest_of_theirs()}{_others(run, target.name)} ({where}). The '
+      f'target, at least {target.times:g} times, is {met}.\n'
     )
   text = f"""
     A run in which other programs took more than {summary.DISTURBED:.0%} of the
@@ -114,6 +117,17 @@ def _targets(runs: Mapping[tuple, Run]) -> str:
     f'## Targets\n\n{"".join(lines)}\n{_paragraph(text)}\n'
     '![Seconds, side by side](seconds.png)\n'
   )
+
+
+def _others(run: Run, name: str) -> str:
+  """Tells how fast it is beside the variants that are not the fastest."""
+  fastest = run.fastest_of_theirs()
+  ratios = [
+    f'{run.ratio(name, other).of_medians:.2f} times as fast as {other}'
+    for other in run.names('transformers')
+    if other != fastest
+  ]
+  return f', the fastest of theirs; {_and(ratios)}' if ratios else ''
 
 
 def _section(what: str, runs: Mapping[tuple, Run]) -> str:
@@ -135,7 +149,8 @@ def _section(what: str, runs: Mapping[tuple, Run]) -> str:
 _DECODING_TEXT = """
   Greedy decoding of whole batches: the encoder, then one token a step to the
   full length, EOS being a token as any other. No row is padded. transformers
-  runs `generate` in inference mode with its cache; ours is `sample_decode` with
+  runs `generate` in inference mode with its cache ("compiled": by
+  torch.compile, with a cache of fixed size); ours is `sample_decode` with
   `Greedy()`. GQA-2 and MQA are the multi-head weights converted by the mean:
   the same encoder, other tokens. The decoder's milliseconds a token are what is
   left without the encoder, divided by the length."""
@@ -154,7 +169,8 @@ def _where(run: Run) -> str:
     dropout = f', dropout {record["dropout_rate"]:g}'
   return (
     f'{record["size"]}, batch {record["batch_size"]}, '
-    f'{record["source_length"]} / {record["target_length"]} tokens{dropout}'
+    f'{record["source_length"]} / {record["target_length"]} tokens{dropout}, '
+    f'{record["threads"]} thread{"s" * (record["threads"] != 1)}'
   )
 
 

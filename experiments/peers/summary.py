@@ -7,7 +7,7 @@ from typing import Any
 
 _CELL = (
   *('what', 'size', 'batch_size', 'source_length', 'target_length'),
-  'dropout_rate',
+  *('dropout_rate', 'threads'),
 )
 # What of a record is compared: the whole of it.
 WHOLE = {'decoding': 'decode', 'training': 'step'}
@@ -30,8 +30,8 @@ class Target:
   times: float
 
 
-_DECODING = ('decoding', 'small', 8, 512, 128, 0.0)
-_TRAINING = ('training', 'small', 8, 512, 114, 0.0)
+_DECODING = ('decoding', 'small', 8, 512, 128, 0.0, 2)
+_TRAINING = ('training', 'small', 8, 512, 114, 0.0, 2)
 TARGETS = (
   Target(_DECODING, 'gqa_flax MHA', 1.5),
   Target(_DECODING, 'gqa_flax GQA-2', 2.0),
@@ -122,15 +122,20 @@ class Run:
     """Returns those of one, of a part or of the whole."""
     return Spread.of(self._raw(name, part))
 
-  def fastest_of_theirs(self, part: str | None = None) -> str:
-    """Returns which of transformers' has the smallest median."""
-    theirs = self.names('transformers', part)
-    return min(theirs, key=lambda name: self.seconds(name, part).median)
+  def fastest_of_theirs(self) -> str:
+    """Returns which of transformers' has the smallest median of the whole."""
+    theirs = self.names('transformers')
+    return min(theirs, key=lambda name: self.seconds(name).median)
 
-  def ratio(self, name: str, part: str | None = None) -> Ratio:
-    """Returns how many times as fast as the fastest of theirs it is."""
-    fastest = self._raw(self.fastest_of_theirs(part), part)
-    return Ratio.of(fastest, self._raw(name, part))
+  def ratio(self, name: str, other: str | None = None) -> Ratio:
+    """Returns how many times as fast as another it is, in the whole.
+
+    Args:
+      name: whose ratio.
+      other: with whom it is compared; None is the fastest of theirs.
+    """
+    other = self.fastest_of_theirs() if other is None else other
+    return Ratio.of(self._raw(other, None), self._raw(name, None))
 
   def rest_seconds(self, name: str) -> float:
     """Returns the median of the whole without its measured part.

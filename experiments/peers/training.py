@@ -44,7 +44,7 @@ def run(cell: models.Cell, repeats: int, variants) -> dict[str, Any]:
   Raises:
     RuntimeError: if the first losses differ, without dropout.
   """
-  batch, name = cell.batch(), 'gqa_flax MHA'
+  batch, name = cell.batch(), models.MULTI_HEAD
   params = models.random_params(cell.config)
   theirs = models.in_transformers(params, cell.config, variants)
   trainers = {

@@ -229,12 +229,17 @@ def test_the_report_says_what_the_records_say(tmp_path):
   old = decoding_record(size='mini')
   text = reported(tmp_path, old, decoding_record(), training_record())
   assert 'A CPU; the machine has 2 processors): torch 1.2, jax 3.4.' in text
-  start = f'than {FAST} (small, batch 8, 512 / '.replace('than', 'as fast as')
-  assert f'- {MHA} decodes 1.71 times {start}128 tokens). The target, ' in text
-  assert 'at least 1.5 times, is met.' in text
-  assert f'- {GQA} decodes 1.71 times {start}128 tokens). The target, ' in text
-  assert 'at least 2 times, is **not met**.' in text
-  assert f'- {MHA} takes a training step 1.50 times {start}114' in text
+  for name, verb, times, slower, tokens, target in (
+    (MHA, 'decodes', '1.71', '2.86', 128, '1.5 times, is met'),
+    (GQA, 'decodes', '1.71', '2.86', 128, '2 times, is **not met**'),
+    (MQA, 'decodes', '3.00', '5.00', 128, '2 times, is met'),
+    (MHA, 'takes a training step', '1.50', '2.00', 114, '1 times, is met'),
+  ):
+    assert (
+      f'- {name} {verb} {times} times as fast as {FAST}, the fastest of '
+      f'theirs; {slower} times as fast as {SLOW} (small, batch 8, '
+      f'512 / {tokens} tokens, 2 threads). The target, at least {target}.\n'
+    ) in text
   # Seconds with quartiles; the decoder's milliseconds a token, 6.4 s / 128.
   assert (
     f'| {MHA} | 7.00 (6.50 to 8.50) | 1.71 | 2.00 (1.00 to 2.00) | '
@@ -257,7 +262,10 @@ def test_the_report_says_what_the_records_say(tmp_path):
 def test_a_disturbed_run_decides_nothing_and_the_last_run_counts(tmp_path):
   text = reported(tmp_path, decoding_record(others_share=0.25))
   assert text.count('is undecided: other programs took 25%') == 3
-  assert f'- {MHA}, training (small, batch 8, 512 / 114 tokens): not' in text
+  assert (
+    f'- {MHA}, training (small, batch 8, 512 / 114 tokens, 2 threads): not'
+    in text
+  )
   text = reported(
     tmp_path, decoding_record(others_share=0.25), decoding_record()
   )
@@ -286,12 +294,12 @@ def test_a_run_leaves_a_record_of_each_measurement(tmp_path, monkeypatch):
   found = [json.loads(line) for line in path.read_text().splitlines()]
   assert [r['what'] for r in found] == ['decoding', 'training', 'training']
   assert [summary.key(r)[1:] for r in found] == [
-    ('base', 8, 512, 128, 0.0),
-    ('base', 8, 512, 114, 0.0),
-    ('base', 8, 512, 114, 0.1),
+    ('base', 8, 512, 128, 0.0, 2),
+    ('base', 8, 512, 114, 0.0, 2),
+    ('base', 8, 512, 114, 0.1, 2),
   ]
   assert [cell.size for cell in cells] == ['base'] * 3
-  assert found[0]['seconds'] == [5, 'sdpa', 'eager']
+  assert found[0]['seconds'] == [5, 'sdpa', 'eager', 'compiled']
   assert found[0]['num_heads'] == 12
   assert found[0]['machine']['versions']['torch'] == torch.__version__
   assert found[0]['provenance']['versions']['jax']
