@@ -5,10 +5,10 @@ with dropout on a mesh of data, fsdp and model axes, once undisturbed and once
 killed by SIGKILL again and again: process 0, process 1 and both in turn, at
 moments drawn by a seed, some before the first step, most after so many steps
 and some tenths of a second, so that they spread over the run and some fall into
-the writing of a checkpoint. What survives must
-end by itself, and both are started again. In the end parameters, optimizer
-state, step and the losses of all steps must be equal to the bit, and no step
-but those since the last checkpoint may have been done again.
+the writing of a checkpoint. What survives must end by itself, and both are
+started again. In the end parameters, optimizer state, step and the losses of
+all steps must be equal to the bit, and no step but those since the last
+checkpoint may have been done again.
 
   python -m experiments.fault_injection --kills=50
   python -m experiments.fault_injection --report

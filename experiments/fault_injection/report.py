@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.fault_injection import plots
 from gqa_flax.reporting import records
-from gqa_flax.reporting.tables import markdown_table
+from gqa_flax.reporting.tables import markdown_table, paragraph
 
 Kills = Sequence[Mapping[str, Any]]
 
@@ -36,11 +36,6 @@ def write(folder: pathlib.Path):
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def _paragraph(text: str) -> str:
-  """Puts a paragraph on a line of its own."""
-  return ' '.join(text.split()) + '\n'
-
-
 def _head(summary: Mapping[str, Any]) -> str:
   kills, planned = summary['kills'], summary['kills_planned']
   number = str(kills) if kills == planned else f'{kills} of {planned} planned'
@@ -48,7 +43,7 @@ def _head(summary: Mapping[str, Any]) -> str:
   result = 'Nothing differs.'
   if failed:
     result = f'SOMETHING DIFFERS from what must hold: {"; ".join(failed)}.'
-  return '# Two processes, killed\n\n' + _paragraph(f"""
+  return '# Two processes, killed\n\n' + paragraph(f"""
     Two processes of four virtual CPU devices each train a small GQA-2 model
     with dropout on the mesh (2, 2, 2) for {summary['train_steps']} steps, with
     a checkpoint every {summary['checkpoint_every']}: once undisturbed, once
@@ -103,7 +98,7 @@ def _kinds(kills: Kills) -> str:
     '## Kills\n\n'
     + markdown_table(header, rows)
     + '\n'
-    + _paragraph(f"""
+    + paragraph(f"""
       The status -6 is SIGABRT, by which JAX ends a process whose peer has been
       silent for a heartbeat. {waiting} kills came before both processes had
       joined: the other waits up to 300 s for the first to be started again, as
@@ -134,7 +129,7 @@ def _time(summary: Mapping[str, Any]) -> str:
   ]
   return (
     '## Where the time went\n\n'
-    + _paragraph(f"""
+    + paragraph(f"""
       {spent['attempts']} attempts had restored, and the last was not killed;
       {spent['steps_done']:,} steps were done, {spent['steps_lost']:,} of them
       a second time.""")
@@ -166,7 +161,7 @@ def _every(kills: Kills) -> str:
     No step: the attempt was killed before it had restored. Where it is not
     known from where the next attempt went on, that one was killed so."""
   return (
-    '## Every kill\n\n' + markdown_table(header, rows) + '\n' + _paragraph(text)
+    '## Every kill\n\n' + markdown_table(header, rows) + '\n' + paragraph(text)
   )
 
 

@@ -71,7 +71,7 @@ def run(path, todo, vocabulary_file: str | None, run_number: int):
     'experiment': 'input_pipeline',
     'run': run_number,
     'vocabulary_sha256': _sha256(vocabulary_file),
-    'processor': _processor(),
+    'processor': records.processor(),
   }
   done = {
     tuple(record[key] for key in ('what', 'task', 'cores', 'repeat'))
@@ -112,18 +112,6 @@ def _sha256(vocabulary_file: str | None) -> str | None:
     return None
   content = pathlib.Path(vocabulary_file).read_bytes()
   return hashlib.sha256(content).hexdigest()
-
-
-def _processor() -> str | None:
-  info = pathlib.Path('/proc/cpuinfo')
-  if not info.exists():
-    return None
-  names = [
-    line.partition(':')[2].strip()
-    for line in info.read_text().splitlines()
-    if line.startswith('model name')
-  ]
-  return names[0] if names else None
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from experiments.input_pipeline import plots, summary
 from experiments.input_pipeline.summary import STAGES, Task
 from gqa_flax.reporting import records
-from gqa_flax.reporting.tables import markdown_table
+from gqa_flax.reporting.tables import markdown_table, paragraph
 
 # The paper's batch and lengths; `corpus`, which has them, loads TensorFlow.
 PAPER = {
@@ -39,11 +39,6 @@ def write(folder: pathlib.Path):
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def _paragraph(text: str) -> str:
-  """Puts a paragraph on a line of its own."""
-  return ' '.join(text.split()) + '\n'
-
-
 def _head(tasks: Sequence[Task]) -> str:
   first = tasks[0].data
   every = [r for t in tasks for rates in t.rates.values() for r in rates]
@@ -54,7 +49,7 @@ def _head(tasks: Sequence[Task]) -> str:
     if digest
     else 'the embedded one of 4,000 pieces'
   )
-  return '# The input pipeline\n\n' + _paragraph(f"""
+  return '# The input pipeline\n\n' + paragraph(f"""
     How many examples a second the pipeline makes, where its time goes, what it
     can feed, and how it resumes. Documents are introductions of Wikipedia
     joined to the lengths of the published data sets, as TFDS writes them (for
@@ -98,7 +93,7 @@ def _rates(tasks: Sequence[Task]) -> str:
     the clock, slower by what else ran. {_documents_and_rows(tasks)} Tokens fed
     are those of the batches that are not padding. The cached form is that of
     `gqa-flax data prepare --cache`."""
-  return f'## Rates\n\n{_paragraph(text)}\n{markdown_table(header, rows)}'
+  return f'## Rates\n\n{paragraph(text)}\n{markdown_table(header, rows)}'
 
 
 def _documents_and_rows(tasks: Sequence[Task]) -> str:
@@ -129,7 +124,7 @@ def _stages(tasks: Sequence[Task]) -> str:
   header = ('task', 'µs an example', *labels)
   cumulative = ('task', 'cores', *(f'… {label}' for label in labels))
   return (
-    f'## Where the time goes\n\n{_paragraph(text)}\n'
+    f'## Where the time goes\n\n{paragraph(text)}\n'
     f'{markdown_table(header, shares)}\n![Shares of the time](stages.png)\n\n'
     'Examples a second of the pipeline up to and with each stage:\n\n'
     f'{markdown_table(cumulative, rates)}'
@@ -162,7 +157,7 @@ def _tokenizer(tasks: Sequence[Task]) -> str:
     once a text. SentencePiece alone bounds what tokenization on the fly can
     reach. What is made beyond the paper's lengths is thrown away: a task is
     tokenized before it is cut, as its cache requires."""
-  return f'## The tokenizer\n\n{_paragraph(text)}\n' + markdown_table(
+  return f'## The tokenizer\n\n{paragraph(text)}\n' + markdown_table(
     header, rows
   )
 
@@ -186,7 +181,7 @@ def _feeding(tasks: Sequence[Task]) -> str:
     second. This is for the whole batch: of H hosts, each reads its own part of
     the examples and needs a part in H. At S steps a second, multiply by S."""
   return (
-    f'## What it feeds\n\n{_paragraph(text)}\n{markdown_table(header, rows)}\n'
+    f'## What it feeds\n\n{paragraph(text)}\n{markdown_table(header, rows)}\n'
     f'The dearest is {most[0]}: {most[3]:.2f} cores in all at a step a '
     'second.\n'
   )
@@ -232,5 +227,5 @@ def _position(tasks: Sequence[Task]) -> str:
     those 256."""
   table = markdown_table(header, rows)
   return (
-    f'## The saved position\n\n{_paragraph(text)}\n{table}\n{_paragraph(held)}'
+    f'## The saved position\n\n{paragraph(text)}\n{table}\n{paragraph(held)}'
   )

@@ -8,6 +8,8 @@ import pathlib
 import time
 from typing import Any
 
+from gqa_flax.reporting import records
+
 
 def pin(threads: int) -> list[int]:
   """Keeps this process to so many processors; returns which.
@@ -41,7 +43,7 @@ def describe() -> dict[str, Any]:
   import transformers
 
   return {
-    'processor': _processor(),
+    'processor': records.processor(),
     'versions': {
       'torch': torch.__version__,
       'transformers': transformers.__version__,
@@ -88,15 +90,3 @@ def _ticks() -> tuple[int, int] | None:
       whole += sum(found)
       busy += sum(found) - found[3] - found[4]
   return busy, whole
-
-
-def _processor() -> str | None:
-  info = pathlib.Path('/proc/cpuinfo')
-  if not info.exists():
-    return None
-  names = [
-    line.partition(':')[2].strip()
-    for line in info.read_text().splitlines()
-    if line.startswith('model name')
-  ]
-  return names[0] if names else None

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.peers import plots, summary
 from experiments.peers.summary import Run, digits
 from gqa_flax.reporting import records
-from gqa_flax.reporting.tables import markdown_table
+from gqa_flax.reporting.tables import markdown_table, paragraph
 
 _PARTS = {
   'decode': 'all, s',
@@ -50,11 +50,6 @@ def _plotted(runs: Mapping[tuple, Run]) -> list[Run]:
   return [first[what] for what in summary.WHOLE if what in first]
 
 
-def _paragraph(text: str) -> str:
-  """Puts a paragraph on a line of its own."""
-  return ' '.join(text.split()) + '\n'
-
-
 def _head(runs: Sequence[Run]) -> str:
   record = runs[0].record
   machine, provenance = record['machine'], record['provenance']
@@ -66,7 +61,7 @@ def _head(runs: Sequence[Run]) -> str:
     ]
   )
   rounds = sorted({run.record['repeats'] for run in runs})
-  return '# Beside transformers on torch\n\n' + _paragraph(f"""
+  return '# Beside transformers on torch\n\n' + paragraph(f"""
     Decoding and training of T5.1.1 with random weights, the same in both
     libraries, in float32 on a CPU with as many threads for either
     ({machine['processor']}; the machine has {provenance['cpus']} processors):
@@ -114,7 +109,7 @@ def _targets(runs: Mapping[tuple, Run]) -> str:
     operation, and lose more than ours by each moment that one of them is not
     running."""
   return (
-    f'## Targets\n\n{"".join(lines)}\n{_paragraph(text)}\n'
+    f'## Targets\n\n{"".join(lines)}\n{paragraph(text)}\n'
     '![Seconds, side by side](seconds.png)\n'
   )
 
@@ -140,10 +135,10 @@ def _section(what: str, runs: Mapping[tuple, Run]) -> str:
   }[what]
   cells = ''.join(
     f'\n### {_where(run)}\n\n{_table(run)}\n'
-    f'{_paragraph(describe(run) + " " + _disturbance(run))}'
+    f'{paragraph(describe(run) + " " + _disturbance(run))}'
     for run in own
   )
-  return f'## {what.capitalize()}\n\n{_paragraph(text)}{cells}'
+  return f'## {what.capitalize()}\n\n{paragraph(text)}{cells}'
 
 
 _DECODING_TEXT = """

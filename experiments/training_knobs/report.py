@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from experiments.training_knobs import cells, plots, summary
 from experiments.training_knobs.summary import Plan, Program, Start, Timing
 from gqa_flax.reporting import records
-from gqa_flax.reporting.tables import markdown_table
+from gqa_flax.reporting.tables import markdown_table, paragraph
 from gqa_flax.timing.chips import CHIPS
 
 _GIB = 2**30
@@ -43,11 +43,6 @@ def write(folder: pathlib.Path):
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def _paragraph(text: str) -> str:
-  """Puts a paragraph, or an item of a list, on a line of its own."""
-  return ' '.join(text.split()) + '\n'
-
-
 def _defaults(programs, plans, timings, starts) -> str:
   """Says which default follows for each knob, of those that were measured."""
   items = [
@@ -57,7 +52,7 @@ def _defaults(programs, plans, timings, starts) -> str:
     _donation_default(programs, timings),
     _cache_default(starts),
   ]
-  said = [_paragraph(item) for item in items if item]
+  said = [paragraph(item) for item in items if item]
   return '## Defaults\n\n' + ''.join(f'- {item}' for item in said)
 
 
@@ -221,7 +216,7 @@ def _programs(programs: Sequence[Program]) -> str:
     layer that is being computed again, which the plan leaves out."""
   return (
     '## Compiled for a TPU\n\n'
-    + _paragraph(text)
+    + paragraph(text)
     + '\n![Memory and time](memory_and_time.png)\n\n'
     + markdown_table(header, rows)
   )
@@ -247,7 +242,7 @@ def _plans(plans: Sequence[Plan]) -> str:
     what the compiler needs there is in ../scale/report.md."""
   return (
     "## The paper's jobs, by the plan\n\n"
-    + _paragraph(text)
+    + paragraph(text)
     + '\n'
     + markdown_table(header, rows)
   )
@@ -273,7 +268,7 @@ def _timings(timings: Sequence[Timing]) -> str:
   header = ('remat, microbatches', 'dtype', 's a step')
   return (
     '## Measured on a CPU\n\n'
-    + _paragraph(text)
+    + paragraph(text)
     + '\n'
     + markdown_table(header, rows)
   )

@@ -91,12 +91,10 @@ class Timing:
   Attributes:
     knobs: the cell.
     seconds: the median of each repeat.
-    memory: the compiler's bytes, by name.
   """
 
   knobs: Knobs
   seconds: Sequence[float]
-  memory: Mapping[str, int]
 
   @property
   def spread(self) -> Spread:
@@ -112,14 +110,12 @@ class Start:
     cache: of `cells.CACHES`.
     first_step: seconds from the start of the process to the end of the step.
     compilation: of these, the seconds of the step's own compilation.
-    evaluation: seconds of the evaluation that follows.
     cache_bytes: what the cache then holds, the largest.
   """
 
   cache: str
   first_step: Sequence[float]
   compilation: Sequence[float]
-  evaluation: Sequence[float]
   cache_bytes: int
 
 
@@ -160,11 +156,7 @@ def timings(found: Sequence[Mapping[str, Any]]) -> list[Timing]:
     del key['repeat']
     by_knobs[Knobs(**key)].append(record)
   return [
-    Timing(
-      knobs,
-      [statistics.median(r['seconds']) for r in repeats],
-      {k: x for k, x in repeats[0].items() if k.endswith('_bytes')},
-    )
+    Timing(knobs, [statistics.median(r['seconds']) for r in repeats])
     for knobs, repeats in sorted(by_knobs.items(), key=lambda i: _order(i[0]))
   ]
 
@@ -180,7 +172,6 @@ def starts(found: Sequence[Mapping[str, Any]]) -> dict[str, Start]:
       cache,
       [sum(r['seconds'].get(k, 0.0) for k in until_step) for r in repeats],
       [r['seconds']['compilation'] for r in repeats],
-      [r['seconds']['evaluation'] for r in repeats],
       max(r['cache_bytes'] for r in repeats),
     )
     for cache, repeats in by_cache.items()

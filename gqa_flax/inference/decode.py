@@ -121,7 +121,7 @@ def generate(model, params, cache, sampler, rng, stop_at_eos=True):
     int32 [batch, the cache's length], as `sample_decode` returns them.
   """
   batch = cache.encoder_bias.shape[0]
-  length = cache.self_attention[0].key.shape[2]
+  length = cache.self_attention[0].length
 
   def unfinished(state):
     _, _, ended_B, cache, _ = state

@@ -36,6 +36,11 @@ class KVCache:
     """Returns key and value, each [batch, length, num_kv_heads, head_dim]."""
     return jnp.swapaxes(self.key, 1, 2), jnp.swapaxes(self.value, 1, 2)
 
+  @property
+  def length(self) -> int:
+    """Positions that it holds."""
+    return self.key.shape[2]
+
   def write(self, new: 'KVCache', position) -> 'KVCache':
     """Returns the cache with new's rows at `position` and after it."""
     start = (0, 0, position, 0)

@@ -83,7 +83,7 @@ class Decoder(nn.Module):
 
   def decode_step(self, y_B1D, cache: DecoderCache):
     """Returns [B, 1, D] and the cache, one position on."""
-    length = cache.self_attention[0].key.shape[2]
+    length = cache.self_attention[0].length
     keys = jnp.arange(length)
     bias = self.relpos_bias(cache.position[None], keys)
     written = (keys <= cache.position)[None, None, :]

@@ -58,6 +58,19 @@ def provenance(device_kind: str, num_devices: int) -> dict[str, Any]:
   }
 
 
+def processor() -> str | None:
+  """Returns the name of the CPU; None where the system does not say."""
+  info = pathlib.Path('/proc/cpuinfo')
+  if not info.exists():
+    return None
+  names = [
+    line.partition(':')[2].strip()
+    for line in info.read_text().splitlines()
+    if line.startswith('model name')
+  ]
+  return names[0] if names else None
+
+
 def git_revision() -> str | None:
   """Returns the revision of the checkout that this package lies in."""
   command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']

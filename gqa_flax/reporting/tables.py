@@ -1,4 +1,4 @@
-"""Markdown tables."""
+"""Markdown: tables and paragraphs."""
 
 from collections.abc import Sequence
 
@@ -28,6 +28,11 @@ def markdown_table(
   rule = ['---:' if right else '---' for right in numeric]
   lines = [header, rule, *([_cell(x) for x in row] for row in rows)]
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def paragraph(text: str) -> str:
+  """Returns a text of several lines as one, with a new line at its end."""
+  return ' '.join(text.split()) + '\n'
 
 
 def _cell(value) -> str:

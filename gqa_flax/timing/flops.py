@@ -7,6 +7,7 @@ are what separates the model's FLOPs from the machine's.
 """
 
 from gqa_flax.config import T5Config
+from gqa_flax.timing import roofline
 
 
 def forward_flops(
@@ -24,26 +25,13 @@ def forward_flops(
     source_length: encoder positions a row, S.
     target_length: decoder positions a row, T.
   """
-  S, T = source_length, target_length
-  D, F, H = config.emb_dim, config.mlp_dim, config.head_dim
-  N, K = config.num_heads, config.num_kv_heads
-  mlp = (len(config.mlp_activations) + 1) * D * F
-  queries_and_out = 2 * D * N * H
-  # Logits and the weighted sum of values: each N * H for a pair of positions.
-  pair = 2 * N * H
-  encoder_layer = S * (queries_and_out + 2 * D * N * H + mlp) + S * S * pair
-  decoder_layer = (
-    T * (2 * queries_and_out + 2 * D * K * H + mlp)
-    + S * 2 * D * K * H
-    + (T * T + T * S) * pair
+  # Teacher forcing computes at every position what a step computes at the last.
+  step = roofline.decode_step(config, batch_size, source_length, target_length)
+  return (
+    roofline.encode(config, batch_size, source_length).flops
+    + roofline.cache_fill(config, batch_size, source_length).flops
+    + target_length * step.flops
   )
-  head = T * D * config.vocab_size
-  products = (
-    config.num_encoder_layers * encoder_layer
-    + config.num_decoder_layers * decoder_layer
-    + head
-  )
-  return 2 * batch_size * products
 
 
 def training_flops(

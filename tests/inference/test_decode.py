@@ -95,6 +95,22 @@ def test_decoding_stops_when_all_have_ended(
   np.testing.assert_array_equal(tokens[:, 1:], 0)
 
 
+def test_a_forced_length_goes_on_behind_eos(
+  tiny_config, tiny_params, make_batch
+):
+  model = Transformer(tiny_config)
+  encoder_tokens = make_batch(tiny_config)['encoder_input_tokens']
+
+  class Eos:
+    def __call__(self, logits_BV, rng):
+      return jnp.ones(logits_BV.shape[0], jnp.int32)
+
+  tokens = sample_decode(
+    model, tiny_params, encoder_tokens, LENGTH, Eos(), stop_at_eos=False
+  )
+  np.testing.assert_array_equal(tokens, 1)
+
+
 def test_temperature_draws_from_the_softmax():
   logits = jnp.log(jnp.asarray([[0.5, 0.3, 0.2]]))
   keys = jax.random.split(jax.random.key(0), 20000)
