@@ -210,10 +210,9 @@ def _programs(programs: Sequence[Program]) -> str:
     T5.1.1-Base with GQA-4 and {cells.LAYERS} layers a stack, {cells.ROWS}
     packed rows of 512/114 tokens on one TPU v4 chip: compiled, not run. The
     estimate is the compiler's, see ../scale/report.md. The plan is what
-    `gqa-flax train --dry_run` prints, gradients and activations together: the
-    compiler needs {min(ratios):.2f} to {max(ratios):.2f} times as much. Below
-    1, what the compiler fuses is never stored; above 1, it needs room for the
-    layer that is being computed again, which the plan leaves out."""
+    `gqa-flax train --dry_run` prints: gradients, activations and what is
+    computed again, together. The compiler needs {min(ratios):.2f} to
+    {max(ratios):.2f} times as much; below 1, not all of it is alive at once."""
   return (
     '## Compiled for a TPU\n\n'
     + paragraph(text)
@@ -238,8 +237,8 @@ def _plans(plans: Sequence[Plan]) -> str:
     GiB a chip by `gqa-flax train --dry_run` on the mesh that 'auto' chooses,
     for the paper's jobs in bfloat16, and the first policy with which
     {summary.USABLE:.0%} of a TPU v4 suffice. The plan leaves out kernels that
-    are gathered and the layer that is computed again, which count most for XXL:
-    what the compiler needs there is in ../scale/report.md."""
+    are gathered: where memory is left, the compiler gathers them layers ahead,
+    see the temporaries of XXL in ../scale/report.md."""
   return (
     "## The paper's jobs, by the plan\n\n"
     + paragraph(text)

@@ -52,7 +52,9 @@ class Program:
   @property
   def planned_temporaries(self) -> int:
     """What of the plan is no argument: gradients and activations."""
-    return self.planned['gradients'] + self.planned['activations']
+    return sum(
+      self.planned[name] for name in ('gradients', 'activations', 'recomputed')
+    )
 
   @property
   def ratio(self) -> float:

@@ -41,10 +41,11 @@ def plan(
 
   Returns:
     `parameters`, their number; `mesh`, devices by axis; `bytes`, of one device
-    by what it holds: parameters, optimizer, gradients, and activations, which
-    are what the backward pass keeps of one microbatch, a device's share of the
-    heads, the MLP and the vocabulary taken as a model of its own. What the
-    compiler needs besides is not counted.
+    by what it holds: parameters, optimizer, gradients, activations, which are
+    what the backward pass keeps of one microbatch, and recomputed, what it
+    needs besides of the one layer that remat makes it compute again. For the
+    last two, a device's share of the heads, the MLP and the vocabulary is taken
+    as a model of its own. What the compiler needs besides is not counted.
 
   Raises:
     ValueError: if the devices have no such mesh.
@@ -61,7 +62,7 @@ def plan(
     config, optimizer or optimizers.adafactor(), abstract_mesh
   )
   sizes = dict(zip(AXES, shape))
-  rows = batch_size // microbatches // (sizes[DATA] * sizes[FSDP])
+  rows = max(1, batch_size // microbatches // (sizes[DATA] * sizes[FSDP]))
   own = _share(config, sizes[MODEL])
   return {
     'parameters': parameters,
@@ -70,7 +71,8 @@ def plan(
       'parameters': _device_bytes(state.params),
       'optimizer': _device_bytes(state.opt_state),
       'gradients': _device_bytes(state.params),
-      'activations': activation_bytes(own, max(1, rows), sequence_length),
+      'activations': activation_bytes(own, rows, sequence_length),
+      'recomputed': recomputed_bytes(own, rows, sequence_length),
     },
   }
 
@@ -78,7 +80,12 @@ def plan(
 def activation_bytes(
   config: T5Config, rows: int, sequence_length: Mapping[str, int]
 ) -> int:
-  """Returns the bytes of all that the backward pass keeps of some rows."""
+  """Returns the bytes of all that the backward pass keeps of some rows.
+
+  Without remat too, what is elementwise is computed again rather than kept, as
+  XLA does when it fuses it into the products of the backward pass; the results
+  of products and of exponentials (the softmax's) are kept.
+  """
   S, T = sequence_length['inputs'], sequence_length['targets']
   batch = {
     'encoder_input_tokens': jax.ShapeDtypeStruct((rows, S), jnp.int32),
@@ -97,11 +104,38 @@ def activation_bytes(
     def loss(params):
       return loss_and_metrics(model, params, batch, dropout_rng=rng)[0]
 
+    if config.remat_policy == 'none':
+      loss = jax.checkpoint(loss, policy=_products_and_exponentials)
     return jax.vjp(loss, params)[1]
 
   # The function that jax.vjp returns is a tree of what it has kept.
   kept = jax.tree.leaves(jax.eval_shape(backward, params, batch))
   return sum(_bytes(x) for x in kept if x.ndim > 1 and x.shape[0] == rows)
+
+
+def recomputed_bytes(
+  config: T5Config, rows: int, sequence_length: Mapping[str, int]
+) -> int:
+  """Returns what the largest layer would keep without remat, and does not."""
+
+  def layer(stack, policy):
+    counts = {'num_encoder_layers': 1, 'num_decoder_layers': 1}
+    kept = []
+    for more in (0, 1):
+      sized = dataclasses.replace(
+        config,
+        remat_policy=policy,
+        **{**counts, stack: counts[stack] + more},
+      )
+      kept.append(activation_bytes(sized, rows, sequence_length))
+    return kept[1] - kept[0]
+
+  if config.remat_policy == 'none':
+    return 0
+  return max(
+    layer(stack, 'none') - layer(stack, config.remat_policy)
+    for stack in ('num_encoder_layers', 'num_decoder_layers')
+  )
 
 
 def table(plan: Mapping[str, Any]) -> str:
@@ -116,6 +150,11 @@ def table(plan: Mapping[str, Any]) -> str:
   }
   width = max(map(len, lines))
   return '\n'.join(f'{name:{width}}  {x}' for name, x in lines.items())
+
+
+def _products_and_exponentials(primitive, *_, **__) -> bool:
+  """A policy of `jax.checkpoint`: what is not worth computing again."""
+  return primitive.name in ('dot_general', 'exp')
 
 
 def _share(config: T5Config, parts: int) -> T5Config:

@@ -42,7 +42,7 @@ def program(remat, microbatches, dtype, temporary, seconds):
       'rows': cells.ROWS,
     },
     'model_flops': 1e9,
-    'planned': {'gradients': GIB, 'activations': 3 * GIB},
+    'planned': {'gradients': GIB, 'activations': 2 * GIB, 'recomputed': GIB},
     'cost': dataclasses.asdict(cost),
   }
 
@@ -165,7 +165,7 @@ def test_what_fails_to_compile_is_tried_again_and_what_is_done_is_not(
 
   monkeypatch.setattr(tpu_compile, 'compile_train_step', compile_train_step)
   monkeypatch.setattr(tpu_compile, 'version', lambda: '0.0')
-  planned = {'gradients': GIB, 'activations': GIB}
+  planned = {'gradients': GIB, 'activations': GIB, 'recomputed': 0}
   monkeypatch.setattr(compiled, 'plan', lambda **_: {'bytes': planned})
   todo = [
     cells.Knobs(remat, parts, 'bfloat16')

@@ -67,6 +67,43 @@ def test_remat_keeps_the_input_of_each_layer(tiny_config):
   assert added < 20 * rows * 7 * config.emb_dim * 4
 
 
+def test_without_remat_products_and_exponentials_are_kept(tiny_config):
+  """One layer more, counted by hand; what is elementwise is not kept."""
+  config = dataclasses.replace(tiny_config, num_kv_heads=2)
+  B, S, T = 3, LENGTHS['inputs'], LENGTHS['targets']
+  D, F = config.emb_dim, config.mlp_dim
+  heads, kv_heads = 8 * config.head_dim, 2 * config.head_dim
+  mlp = 2 * F + D  # of a position: wi_0, wi_1, wo
+  encoder = S * (3 * heads + heads + D) + 8 * S * S + S * mlp
+  decoder = (
+    T * (heads + 2 * kv_heads + heads + D)
+    + 8 * T * T
+    + (T * heads + 2 * S * kv_heads + T * heads + T * D)
+    + 8 * T * S
+    + T * mlp
+  )
+  kept = plan.activation_bytes(config, B, LENGTHS)
+  for stack, expected in (('encoder', encoder), ('decoder', decoder)):
+    name = f'num_{stack}_layers'
+    more = dataclasses.replace(config, **{name: getattr(config, name) + 1})
+    added = plan.activation_bytes(more, B, LENGTHS) - kept
+    assert added == 4 * B * expected, stack
+
+
+def test_remat_computes_again_what_a_layer_does_not_keep(tiny_config):
+  rows, S = 3, LENGTHS['inputs']
+
+  def recomputed(policy):
+    config = dataclasses.replace(tiny_config, remat_policy=policy)
+    return plan.recomputed_bytes(config, rows, LENGTHS)
+
+  assert recomputed('none') == 0
+  # Products without batch dimensions are kept by 'dots': what is left are the
+  # weights of attention, and what they read.
+  weights = 4 * rows * 8 * S * S
+  assert weights < recomputed('dots') < recomputed('full')
+
+
 def test_a_larger_machine_is_planned_for_without_it():
   planned = plan.plan(
     config=T5Config.t5_1_1('xxl', num_kv_heads=8, remat_policy='full'),
