@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gqa_flax.timing.spread import Spread
+
 _CELL = (
   *('what', 'size', 'batch_size', 'source_length', 'target_length'),
   *('dropout_rate', 'threads'),
@@ -38,27 +40,6 @@ TARGETS = (
   Target(_DECODING, 'gqa_flax MQA', 2.0),
   Target(_TRAINING, 'gqa_flax MHA', 1.0),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-  """What was measured several times: the median and the quartiles."""
-
-  median: float
-  low: float
-  high: float
-
-  @classmethod
-  def of(cls, values: Sequence[float]) -> 'Spread':
-    """Returns that of the values; a single one is all three."""
-    if len(values) == 1:
-      return cls(values[0], values[0], values[0])
-    low, median, high = statistics.quantiles(values, method='inclusive')
-    return cls(median, low, high)
-
-  def __str__(self) -> str:
-    """Returns median (lower to upper quartile), in three digits."""
-    return f'{digits(self.median)} ({digits(self.low)} to {digits(self.high)})'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,12 +146,3 @@ def latest(found: Sequence[Mapping[str, Any]]) -> dict[tuple, Run]:
   runs = {key(record): Run(record) for record in found}
   first = [cell for cell in (_DECODING, _TRAINING) if cell in runs]
   return {cell: runs[cell] for cell in dict.fromkeys([*first, *runs])}
-
-
-def digits(x: float) -> str:
-  """Returns three digits, or all before the point."""
-  if abs(x) >= 100:
-    return f'{x:,.0f}'
-  if abs(x) >= 10:
-    return f'{x:.1f}'
-  return f'{x:.2f}' if abs(x) >= 1 else f'{x:.3g}'

@@ -128,11 +128,15 @@ class Attention(nn.Module):
     """Returns [B, T, D]: what positions of x read from a cache."""
 
     def beside_cache(x_BTNH):
+      # From heads, where the kernel is: else the kernel would be gathered.
+      x_BTNH = constrain(x_BTNH, 'batch', None, 'heads', None)
       return constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
 
     query_BTNH = beside_cache(self._queries(x_BTD))
     x_BTNH = self._attend(query_BTNH, *cache.keys_values(), biases, True)
-    return self._out(beside_cache(x_BTNH))
+    return self._out(
+      constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
+    )
 
   def _queries(self, x_BTD):
     shape = (*x_BTD.shape[:2], self.num_heads, self.head_dim)

@@ -16,7 +16,12 @@ from gqa_flax.model.layers import (
   residual_dropout,
   truncated_init,
 )
-from gqa_flax.partitioning import constrain, constrain_cache
+from gqa_flax.partitioning import (
+  constrain,
+  constrain_cache,
+  join_step,
+  split_step,
+)
 
 
 class Encoder(nn.Module):
@@ -89,6 +94,7 @@ class Decoder(nn.Module):
     written = (keys <= cache.position)[None, None, :]
     biases = bias + attention_bias(written, bias.dtype), cache.encoder_bias
     self_caches = []
+    y_B1D = split_step(y_B1D)
     for layer, self_cache, cross_cache in zip(
       self.layers, cache.self_attention, cache.cross_attention, strict=True
     ):
@@ -101,7 +107,7 @@ class Decoder(nn.Module):
       self_attention=tuple(self_caches),
       position=cache.position + 1,
     )
-    return self.decoder_norm(y_B1D), cache
+    return join_step(self.decoder_norm(y_B1D)), cache
 
 
 class Transformer(nn.Module):

@@ -21,7 +21,8 @@ class Chip:
     cores_setting: the compiler's name for how the cores of a chip are joined.
     accelerator_type: a name that the compiler accepts for the machine it runs
       on; any slice of the generation will do.
-    host_bounds: chips of one host along the axes of a slice.
+    axes: of its slices: a torus of three dimensions, or of two.
+    cores: that a slice's name counts for each chip, as in v4-16 of 8 chips.
   """
 
   peak_flops: float
@@ -31,7 +32,8 @@ class Chip:
   clock: float
   cores_setting: str
   accelerator_type: str
-  host_bounds: tuple[int, int, int]
+  axes: int
+  cores: int
 
 
 _GIB = 2**30
@@ -45,7 +47,8 @@ CHIPS: Mapping[str, Chip] = {
     clock=1.05e9,
     cores_setting='megacore',
     accelerator_type='v4-16',
-    host_bounds=(2, 2, 1),
+    axes=3,
+    cores=2,
   ),
   'v5e': Chip(
     peak_flops=197e12,
@@ -55,7 +58,8 @@ CHIPS: Mapping[str, Chip] = {
     clock=1.5e9,
     cores_setting='default',
     accelerator_type='v5litepod-16',
-    host_bounds=(2, 2, 1),
+    axes=2,
+    cores=1,
   ),
   'v5p': Chip(
     peak_flops=459e12,
@@ -65,7 +69,8 @@ CHIPS: Mapping[str, Chip] = {
     clock=1.75e9,
     cores_setting='default',
     accelerator_type='v5p-16',
-    host_bounds=(2, 2, 1),
+    axes=3,
+    cores=2,
   ),
   'v6e': Chip(
     peak_flops=918e12,
@@ -75,8 +80,22 @@ CHIPS: Mapping[str, Chip] = {
     clock=1.75e9,
     cores_setting='default',
     accelerator_type='v6e-16',
-    host_bounds=(2, 2, 1),
+    axes=2,
+    cores=1,
   ),
+}
+
+
+# Chips to the shape that a slice named by them has.
+_SHAPES: Mapping[int, Mapping[int, tuple[int, ...]]] = {
+  axes: {math.prod(shape): shape for shape in shapes}
+  for axes, shapes in {
+    3: (
+      *((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8)),
+      *((4, 8, 8), (8, 8, 8), (8, 8, 16), (8, 16, 16)),
+    ),
+    2: (*((2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)),),
+  }.items()
 }
 
 
@@ -94,23 +113,38 @@ class Slice:
 
   @classmethod
   def parse(cls, name: str) -> 'Slice':
-    """Reads a name such as 'v4:2x2x2' or 'v5e:16x16'.
+    """Reads a name such as 'v4:2x2x2' or 'v5e:16x16', or 'v4-16', 'v5e-256'.
+
+    The second form counts cores, of which v4 and v5p have two a chip.
 
     Raises:
-      ValueError: if the name is of another form or the generation unknown.
+      ValueError: if the name is of another form, the generation unknown, or no
+        slice has so many chips.
     """
     match = re.fullmatch(r'(\w+):(\d+(?:x\d+){1,2})', name)
-    if not match or match[1] not in CHIPS:
-      raise ValueError(
-        f'The TPU slice {name!r} is none; give a generation of {list(CHIPS)} '
-        "and the chips along its axes, as in 'v4:2x2x2'."
-      )
-    return cls(match[1], tuple(int(n) for n in match[2].split('x')))
+    if match and match[1] in CHIPS:
+      return cls(match[1], tuple(int(n) for n in match[2].split('x')))
+    match = re.fullmatch(r'(\w+)-(\d+)', name)
+    if match and match[1] in CHIPS:
+      chip = CHIPS[match[1]]
+      num_chips, rest = divmod(int(match[2]), chip.cores)
+      if rest == 0 and num_chips in _SHAPES[chip.axes]:
+        return cls(match[1], _SHAPES[chip.axes][num_chips])
+    raise ValueError(
+      f'The TPU slice {name!r} is none; give a generation of {list(CHIPS)} '
+      "and the chips along its axes, as in 'v4:2x2x2', or a name such as "
+      "'v4-16', 'v5e-8' or 'v6e-256'."
+    )
 
   @property
   def name(self) -> str:
     """As `parse` reads it."""
     return f'{self.generation}:{"x".join(map(str, self.shape))}'
+
+  @property
+  def host_bounds(self) -> tuple[int, int, int]:
+    """Chips of one host along the axes."""
+    return (2, 4, 1) if self.shape == (2, 4) else (2, 2, 1)
 
   @property
   def chip(self) -> Chip:

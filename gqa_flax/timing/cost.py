@@ -38,8 +38,8 @@ class Cost:
   slice: str
   mesh: Mesh
   fits: bool
-  compile_seconds: float
-  compile_peak_bytes: int
+  compile_seconds: float = 0.0
+  compile_peak_bytes: int = 0
   over_bytes: int | None = None
   argument_bytes: int = 0
   output_bytes: int = 0

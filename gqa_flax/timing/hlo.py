@@ -89,6 +89,27 @@ class Program:
       )
     return cls({k: tuple(v) for k, v in computations.items()}, entry)
 
+  def loop_body(self, trips: int) -> 'Program':
+    """Returns one turn of a loop as a program.
+
+    Args:
+      trips: how often the loop runs.
+
+    Raises:
+      ValueError: if none or several of the loops run so often.
+    """
+    bodies = {
+      re.search(r'body=%?([\w.-]+)', i.attributes)[1]
+      for _, i, _ in self.weighed()
+      if i.opcode == 'while' and self.trip_count(i) == trips
+    }
+    if len(bodies) != 1:
+      raise ValueError(
+        f'{len(bodies)} loops of the program run {trips} times; one was looked '
+        'for.'
+      )
+    return Program(self.computations, bodies.pop())
+
   def times(self) -> dict[str, float]:
     """Returns how often each computation runs."""
     times: dict[str, float] = defaultdict(float)

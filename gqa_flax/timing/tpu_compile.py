@@ -1,10 +1,12 @@
 """Compiles for a TPU slice on a machine that has none, and reads off the cost.
 
 The `libtpu` wheel holds the compiler (pip install 'gqa_flax[tpu-compile]'). It
-wants its environment set before it is loaded and keeps its memory, so each
-program is compiled by a process of its own: `compile_train_step`.
+wants its environment set before it is loaded and keeps its memory, so programs
+are compiled by a process of their own: `compile_train_step`,
+`compile_decoding`.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -64,7 +66,7 @@ def topology_devices(where: Slice) -> Sequence[Any]:
     platform='tpu',
     topology_name=where.name,
     chip_config_name=where.chip.cores_setting,
-    chips_per_host_bounds=where.chip.host_bounds,
+    chips_per_host_bounds=where.host_bounds,
     num_slices=1,
   ).devices
 
@@ -97,6 +99,34 @@ def cost_of(lowered, where: Slice, sizes: Mesh) -> Cost:
     jax.errors.JaxRuntimeError: if compiling fails for another reason than
       that the program does not fit.
   """
+  return _compile(lowered, where, sizes)[0]
+
+
+def costs_with_loop(
+  lowered, where: Slice, sizes: Mesh, trips: int
+) -> tuple[Cost, Cost | None]:
+  """Returns `cost_of`, and of it what one turn of a loop needs.
+
+  Args:
+    lowered: see `cost_of`.
+    where: see `cost_of`.
+    sizes: see `cost_of`.
+    trips: how often the loop runs; no other may run as often.
+
+  Returns:
+    The whole, and one turn, without memory; None if the program does not fit.
+  """
+  cost, program = _compile(lowered, where, sizes)
+  if program is None:
+    return cost, None
+  turn = program.loop_body(trips)
+  return cost, dataclasses.replace(
+    Cost(slice=where.name, mesh=sizes, fits=True),
+    **_work(turn),
+  )
+
+
+def _compile(lowered, where, sizes) -> tuple[Cost, hlo.Program | None]:
   import jax
 
   begin = time.monotonic()
@@ -113,7 +143,7 @@ def cost_of(lowered, where: Slice, sizes: Mesh) -> Cost:
       over_bytes=bytes_over(message),
       compile_seconds=round(time.monotonic() - begin, 1),
       compile_peak_bytes=_peak_bytes(),
-    )
+    ), None
   seconds = round(time.monotonic() - begin, 1)
   program = hlo.Program.parse(compiled.as_text())
   memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
@@ -128,12 +158,18 @@ def cost_of(lowered, where: Slice, sizes: Mesh) -> Cost:
     alias_bytes=memory.alias_size_in_bytes,
     temporary_bytes=memory.temp_size_in_bytes,
     code_bytes=memory.generated_code_size_in_bytes,
-    flops=products.matrix_flops(program),
     compiler_flops=costs['flops'],
     compiler_bytes=costs['bytes accessed'],
-    cycles=program.cycles(),
-    collectives=_by_kind(exchanges.collectives(program)),
-  )
+    **_work(program),
+  ), program
+
+
+def _work(program: hlo.Program) -> dict[str, Any]:
+  return {
+    'flops': products.matrix_flops(program),
+    'cycles': program.cycles(),
+    'collectives': _by_kind(exchanges.collectives(program)),
+  }
 
 
 def compile_train_step(step, where: Slice, sizes: Mesh, log=None) -> Cost:
@@ -148,7 +184,37 @@ def compile_train_step(step, where: Slice, sizes: Mesh, log=None) -> Cost:
   Raises:
     RuntimeError: if the process fails, with the last it said.
   """
-  request = {'slice': where.name, 'mesh': sizes, 'step': step.to_dict()}
+  answer = _ask({'step': step.to_dict()}, where, sizes, log)
+  return Cost.from_dict(answer['step'])
+
+
+def compile_decoding(
+  decoding, where: Slice, sizes: Mesh, programs: Sequence[str], log=None
+) -> dict[str, Cost]:
+  """Compiles programs of `timing.decoding` in a process of its own.
+
+  Args:
+    decoding: a `decoding.Decoding`.
+    where: the slice.
+    sizes: of the mesh.
+    programs: of 'encode' and 'decode'.
+    log: see `compile_train_step`.
+
+  Returns:
+    Each program's cost; with 'decode', if it fits, that of one of its steps
+    under 'step'.
+
+  Raises:
+    RuntimeError: as `compile_train_step` does.
+  """
+  request = {'decoding': decoding.to_dict(), 'programs': [*programs]}
+  answer = _ask(request, where, sizes, log)
+  return {name: Cost.from_dict(cost) for name, cost in answer.items()}
+
+
+def _ask(request, where: Slice, sizes: Mesh, log) -> dict[str, Any]:
+  """Has a process of its own do what `main` does."""
+  request = {'slice': where.name, 'mesh': sizes, **request}
   variables = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   result = subprocess.run(
     [sys.executable, '-m', 'gqa_flax.timing.tpu_compile'],
@@ -166,7 +232,7 @@ def compile_train_step(step, where: Slice, sizes: Mesh, log=None) -> Cost:
       f'Compiling for {where.name} ended with status {result.returncode} and '
       f'said last: {last[0]}'
     )
-  return Cost.from_dict(json.loads(result.stdout.splitlines()[-1]))
+  return json.loads(result.stdout.splitlines()[-1])
 
 
 def bytes_over(message: str) -> int | None:
@@ -201,15 +267,35 @@ def _peak_bytes() -> int:
 
 
 def main():
-  """Compiles what standard input asks for; the last line out is the cost."""
-  from gqa_flax.timing import programs
-
+  """Compiles what standard input asks for; the last line out are the costs."""
   request = json.load(sys.stdin)
   where, sizes = Slice.parse(request['slice']), tuple(request['mesh'])
   mesh = make_mesh(where, sizes)
-  step = programs.TrainStep.from_dict(request['step'])
-  lowered = programs.lower(step, mesh)
-  print(json.dumps(cost_of(lowered, where, sizes).to_dict()))
+  if 'step' in request:
+    from gqa_flax.timing import programs
+
+    step = programs.TrainStep.from_dict(request['step'])
+    costs = {'step': cost_of(programs.lower(step, mesh), where, sizes)}
+  else:
+    costs = _decoding_costs(request, where, sizes, mesh)
+  print(json.dumps({name: cost.to_dict() for name, cost in costs.items()}))
+
+
+def _decoding_costs(request, where, sizes, mesh) -> dict[str, Cost]:
+  from gqa_flax.timing import decoding
+
+  wanted = decoding.Decoding.from_dict(request['decoding'])
+  costs: dict[str, Cost] = {}
+  for name in request['programs']:
+    lowered = decoding.lower(wanted, mesh, name)
+    if name == 'encode':
+      costs[name] = cost_of(lowered, where, sizes)
+      continue
+    whole, step = costs_with_loop(lowered, where, sizes, wanted.target_length)
+    costs[name] = whole
+    if step:
+      costs['step'] = step
+  return costs
 
 
 if __name__ == '__main__':

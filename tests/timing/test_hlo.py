@@ -80,6 +80,17 @@ def test_a_loop_counts_by_its_trips():
   assert matrix_flops(program) == 5 * (2 * 4 * 8 * 2) + 2 * 8 * 16 * 32
 
 
+def test_one_turn_of_a_loop_is_a_program():
+  program = hlo.Program.parse(LOOP)
+  turn = program.loop_body(5)
+  assert turn.cycles() == 100
+  assert matrix_flops(turn) == 2 * 4 * 2 * 8
+  (exchange,) = collectives(turn)
+  assert (exchange.kind, exchange.times) == ('all-reduce', 1)
+  with pytest.raises(ValueError, match='0 loops of the program run 7 times'):
+    program.loop_body(7)
+
+
 def test_trips_that_the_compiler_noted_come_first():
   noted = LOOP.replace(
     'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'

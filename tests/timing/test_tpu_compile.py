@@ -211,9 +211,27 @@ def test_slices_by_name():
   found = Slice.parse('v5e:16x16')
   assert (found.generation, found.num_chips) == ('v5e', 256)
   assert found.name == 'v5e:16x16' and found.chip is CHIPS['v5e']
-  for name in ('v4', 'v4-16', 'v9:2x2', 'v4:8'):
+  for name in ('v4', 'v4-15', 'v4-24', 'v9:2x2', 'v4:8', 'v9-8'):
     with pytest.raises(ValueError, match=f'slice {name!r} is none'):
       Slice.parse(name)
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape', 'host_bounds'),
+  [
+    ('v4-8', (2, 2, 1), (2, 2, 1)),
+    ('v4-16', (2, 2, 2), (2, 2, 1)),
+    ('v4-1024', (8, 8, 8), (2, 2, 1)),
+    ('v5p-8', (2, 2, 1), (2, 2, 1)),
+    ('v5e-8', (2, 4), (2, 4, 1)),
+    ('v6e-256', (16, 16), (2, 2, 1)),
+  ],
+)
+def test_slices_by_what_their_names_count(name, shape, host_bounds):
+  found = Slice.parse(name)
+  assert found.shape == shape and found.host_bounds == host_bounds
+  cores = 2 if name.startswith(('v4', 'v5p')) else 1
+  assert found.num_chips * cores == int(name.split('-')[1])
 
 
 @pytest.mark.parametrize(

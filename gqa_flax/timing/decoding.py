@@ -1,0 +1,238 @@
+"""Decoding as it is timed and compiled: encode, fill the cache, take steps.
+
+Three phases: the encoder, in parts of the batch, for its attention weights are
+large; the cross-attention's cache, projected once; and the decode steps, greedy
+and all of the same number, so that every model does the same work.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gqa_flax import partitioning
+from gqa_flax.config import T5Config, divisors
+from gqa_flax.inference import decode
+from gqa_flax.inference.sampling import Greedy
+from gqa_flax.model.network import Transformer
+
+LAYOUTS = ('heads', 'batch')
+# Sequences a device that are tried; the paper went up to 32.
+BATCHES = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+# Of a device, for one layer's attention weights in the encoder.
+_WEIGHTS_BYTES = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+  """What fixes the programs, the mesh apart.
+
+  Attributes:
+    config: the architecture, the activations' dtype and the cache's sharding.
+    batch_size: sequences of all devices together.
+    source_length: encoder positions a sequence, S.
+    target_length: tokens that are decoded, T.
+    encoded_rows: sequences that the encoder takes at once, a divisor of
+      batch_size.
+    param_dtype: of the parameters.
+
+  Raises:
+    ValueError: if a size is below 1, or the parts are not equal.
+  """
+
+  config: T5Config
+  batch_size: int
+  source_length: int
+  target_length: int
+  encoded_rows: int
+  param_dtype: str = 'bfloat16'
+
+  def __post_init__(self):
+    for name in ('batch_size', 'source_length', 'target_length'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'The {name} of what is decoded is {getattr(self, name)}; give 1 or '
+          'more.'
+        )
+    if self.batch_size % self.encoded_rows:
+      raise ValueError(
+        f'A batch of {self.batch_size} cannot be encoded in parts of '
+        f'{self.encoded_rows}; give a divisor.'
+      )
+
+  @property
+  def parts(self) -> int:
+    """How often the encoder runs."""
+    return self.batch_size // self.encoded_rows
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns the fields as JSON can hold them."""
+    return {**dataclasses.asdict(self), 'config': self.config.to_dict()}
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> 'Decoding':
+    """Reads what `to_dict` wrote."""
+    return cls(**{**fields, 'config': T5Config.from_dict(fields['config'])})
+
+
+def rows_at_once(
+  config: T5Config, batch_size: int, source_length: int, data: int, model: int
+) -> int:
+  """Returns how many sequences the encoder should take at once.
+
+  Args:
+    config: the architecture.
+    batch_size: sequences in all.
+    source_length: positions of each.
+    data: parts that divide the batch.
+    model: parts that divide the heads.
+
+  Returns:
+    A divisor of batch_size, a multiple of data where that divides it: the
+    largest whose attention weights of one layer, in float32, take no more than
+    2 GiB of a device.
+  """
+  heads = -(-config.num_heads // model)
+  row = 4 * heads * source_length**2
+  own = max(1, _WEIGHTS_BYTES // row)
+  if batch_size % data:
+    data = 1
+  share = batch_size // data
+  return data * max(d for d in divisors(share) if d <= own)
+
+
+def meshes(
+  config: T5Config,
+  num_devices: int,
+  shape: partitioning.MeshShape | None = None,
+) -> list[tuple[int, int, int]]:
+  """Returns the meshes worth trying, those that divide the model most first.
+
+  Parameters are not divided over `fsdp`, unless asked for: they would be
+  gathered in each step.
+
+  Args:
+    config: the architecture.
+    num_devices: of the mesh.
+    shape: sizes that are fixed; None is none.
+
+  Raises:
+    ValueError: if no mesh has the sizes.
+  """
+  shape = shape or partitioning.MeshShape()
+  fsdp = 1 if shape.fsdp == 'auto' else shape.fsdp
+  found = [
+    (num_devices // (fsdp * model), fsdp, model)
+    for model in sorted(divisors(num_devices), reverse=True)
+    if num_devices % (fsdp * model) == 0
+    and shape.model in ('auto', model)
+    and shape.data in ('auto', num_devices // (fsdp * model))
+    and (shape.model == model or config.num_heads % model == 0)
+  ]
+  if not found:
+    raise ValueError(
+      f'No mesh of data={shape.data}, fsdp={shape.fsdp}, model={shape.model} '
+      f'has {num_devices} devices; set MESH_DATA, MESH_FSDP and MESH_MODEL so '
+      "that their product is, or to 'auto'."
+    )
+  return found
+
+
+def layouts(config: T5Config, mesh: tuple[int, int, int]) -> tuple[str, ...]:
+  """Returns how the cache can be divided over `model`, if that is more than 1.
+
+  Where the heads do not divide, 'heads' is a copy of all on every part. A
+  cache_sharding of the config that is not 'auto' is the only one.
+  """
+  if config.cache_sharding != 'auto':
+    return (config.cache_sharding,)
+  return LAYOUTS if mesh[2] > 1 else LAYOUTS[:1]
+
+
+def functions(decoding: Decoding) -> dict[str, Callable]:
+  """Returns the three programs, to be compiled; all take parameters first.
+
+  'encode' (params, tokens) -> [rows, S, D]
+  'fill_cache' (params, encoded, tokens) -> DecoderCache
+  'decode' (params, encoded, tokens) -> int32 [batch, T]: the cache is filled,
+  and all steps are taken.
+  """
+  model = Transformer(decoding.config)
+
+  def encode(params, tokens):
+    return model.apply({'params': params}, tokens, method='encode')
+
+  def fill_cache(params, encoded, tokens):
+    return model.apply(
+      {'params': params},
+      encoded,
+      tokens,
+      decoding.target_length,
+      method='fill_cache',
+    )
+
+  def decode_all(params, encoded, tokens):
+    cache = fill_cache(params, encoded, tokens)
+    rng = jax.random.key(0)
+    return decode.generate(
+      model, params, cache, Greedy(), rng, stop_at_eos=False
+    )
+
+  return {'encode': encode, 'fill_cache': fill_cache, 'decode': decode_all}
+
+
+def arguments(decoding: Decoding, mesh) -> dict[str, tuple]:
+  """Returns each program's arguments as ShapeDtypeStructs with shardings."""
+  config = decoding.config
+  params = abstract_params(config, decoding.param_dtype, mesh)
+  S, D = decoding.source_length, config.emb_dim
+
+  def placed(shape, dtype):
+    sharding = partitioning.batch_sharding(mesh, shape[0])
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+  B = decoding.batch_size
+  encoded = placed((B, S, D), jnp.dtype(config.dtype))
+  tokens = placed((B, S), jnp.int32)
+  part = placed((decoding.encoded_rows, S), jnp.int32)
+  return {
+    'encode': (params, part),
+    'fill_cache': (params, encoded, tokens),
+    'decode': (params, encoded, tokens),
+  }
+
+
+def abstract_params(config: T5Config, dtype: str, mesh):
+  """Returns the parameters' shapes and shardings; nothing is allocated."""
+  token = jnp.zeros((1, 1), jnp.int32)
+  shapes = jax.eval_shape(
+    lambda: Transformer(config).init(jax.random.key(0), token, token, token)
+  )['params']
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, jnp.dtype(dtype), sharding=sharding
+    ),
+    shapes,
+    partitioning.param_shardings(shapes, config, mesh),
+  )
+
+
+def lower(decoding: Decoding, mesh, name: str):
+  """Lowers one of the programs of `functions`.
+
+  Args:
+    decoding: what is decoded.
+    mesh: a Mesh; its devices may be a topology's.
+    name: of the program.
+
+  Returns:
+    What `jax.jit(...).lower(...)` gives, ready to `compile`.
+  """
+  # While it decodes a chip holds all parameters; what the encoder needs does
+  # not depend on the decoder, and is compiled once for all numbers of heads.
+  function = jax.jit(functions(decoding)[name], keep_unused=name != 'encode')
+  given = arguments(decoding, mesh)[name]
+  with jax.set_mesh(mesh):
+    return function.lower(*given)
