@@ -7,7 +7,7 @@ from gqa_flax.config import T5Config
 from gqa_flax.model.attention import Attention
 from gqa_flax.model.cache import KVCache
 from gqa_flax.model.layers import GatedMlp, RMSNorm, residual_dropout
-from gqa_flax.partitioning import constrain, join_step, split_step
+from gqa_flax.partitioning import constrain
 
 
 def rms_norm(config):
@@ -90,11 +90,7 @@ class DecoderLayer(nn.Module):
       deterministic=deterministic,
     )
     x_BTD += self.dropout(y_BTD, deterministic)
-    y_BTD = self.mlp(
-      self.pre_mlp_layer_norm(x_BTD), deterministic=deterministic
-    )
-    x_BTD += self.dropout(y_BTD, deterministic)
-    return constrain(x_BTD, 'batch', None, None)
+    return self._mlp_branch(x_BTD, deterministic)
 
   def project_encoded(self, encoded_BSD) -> KVCache:
     """Returns the cross-attention's keys and values of the encoder's output."""
@@ -104,20 +100,20 @@ class DecoderLayer(nn.Module):
   def decode_step(self, x_B1D, self_cache, cross_cache, position, biases):
     """Returns [B, 1, D] and the self-attention cache with this position."""
     bias, encoder_bias = biases
-    y_B1D = self._step_norm(self.pre_self_attention_layer_norm, x_B1D)
+    y_B1D = self.pre_self_attention_layer_norm(x_B1D)
     new = self.self_attention.place(
       self.self_attention.project_keys_values(y_B1D)
     )
     self_cache = self.self_attention.place(self_cache.write(new, position))
-    y_B1D = self.self_attention.attend(y_B1D, self_cache, (bias,))
-    x_B1D += split_step(y_B1D)
-    y_B1D = self._step_norm(self.pre_cross_attention_layer_norm, x_B1D)
-    y_B1D = self.encoder_decoder_attention.attend(
-      y_B1D, cross_cache, (encoder_bias,)
+    x_B1D += self.self_attention.attend(y_B1D, self_cache, (bias,))
+    x_B1D += self.encoder_decoder_attention.attend(
+      self.pre_cross_attention_layer_norm(x_B1D), cross_cache, (encoder_bias,)
     )
-    x_B1D += split_step(y_B1D)
-    y_B1D = self.mlp(self._step_norm(self.pre_mlp_layer_norm, x_B1D))
-    return x_B1D + split_step(y_B1D), self_cache
+    return self._mlp_branch(x_B1D, True), self_cache
 
-  def _step_norm(self, norm, x_B1D):
-    return join_step(split_step(norm(x_B1D)))
+  def _mlp_branch(self, x_BTD, deterministic):
+    y_BTD = self.mlp(
+      self.pre_mlp_layer_norm(x_BTD), deterministic=deterministic
+    )
+    x_BTD += self.dropout(y_BTD, deterministic)
+    return constrain(x_BTD, 'batch', None, None)

@@ -16,12 +16,7 @@ from gqa_flax.model.layers import (
   residual_dropout,
   truncated_init,
 )
-from gqa_flax.partitioning import (
-  constrain,
-  constrain_cache,
-  join_step,
-  split_step,
-)
+from gqa_flax.partitioning import constrain, constrain_cache
 
 
 class Encoder(nn.Module):
@@ -94,7 +89,6 @@ class Decoder(nn.Module):
     written = (keys <= cache.position)[None, None, :]
     biases = bias + attention_bias(written, bias.dtype), cache.encoder_bias
     self_caches = []
-    y_B1D = split_step(y_B1D)
     for layer, self_cache, cross_cache in zip(
       self.layers, cache.self_attention, cache.cross_attention, strict=True
     ):
@@ -107,7 +101,7 @@ class Decoder(nn.Module):
       self_attention=tuple(self_caches),
       position=cache.position + 1,
     )
-    return join_step(self.decoder_norm(y_B1D)), cache
+    return self.decoder_norm(y_B1D), cache
 
 
 class Transformer(nn.Module):

@@ -18,8 +18,6 @@ from gqa_flax.partitioning.cache import (
   cache_layout,
   constrain_cache,
   constrain_query,
-  join_step,
-  split_step,
 )
 from gqa_flax.partitioning.mesh import (
   MeshShape,
@@ -44,7 +42,6 @@ __all__ = [
   'constrain_query',
   'current_mesh',
   'data_parallel_mesh',
-  'join_step',
   'make_mesh',
   'own_rows',
   'param_shardings',
@@ -52,7 +49,6 @@ __all__ = [
   'replicate',
   'replicated',
   'shard_batch',
-  'split_step',
   'spread_batch',
   'state_shardings',
 ]

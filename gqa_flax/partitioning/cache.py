@@ -52,28 +52,6 @@ def constrain_query(
   return constrain(x_BTNH, 'batch', None, 'heads', None)
 
 
-def split_step(x_B1D: jax.Array) -> jax.Array:
-  """Divides what a decoding step passes from layer to layer over its batch.
-
-  One position has so few activations that every part of `model` would hold them
-  all, and all would norm and add them; so each keeps some rows.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or partition_spec(('cache_batch',), x_B1D.shape[:1], mesh) in (
-    partition_spec(('batch',), x_B1D.shape[:1], mesh),
-    partition_spec((None,), x_B1D.shape[:1], mesh),
-  ):
-    return constrain(x_B1D, 'batch', None, None)
-  # Summed first: a product of which the compiler scatters the sums itself is
-  # broken into pieces, and takes longer.
-  return constrain(join_step(x_B1D), 'cache_batch', None, None)
-
-
-def join_step(x_B1D: jax.Array) -> jax.Array:
-  """Gives the parts of `model` the rows that their kernels are to multiply."""
-  return constrain(x_B1D, 'batch', None, None)
-
-
 def _chosen(layout, batch_size, num_kv_heads) -> str | None:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:

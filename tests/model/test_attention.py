@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gqa_flax import grouped_query_attention
+from gqa_flax.model.attention import attend_one_position
 
 B, T, S, N, H = 2, 3, 5, 8, 4
 
@@ -82,6 +83,29 @@ def test_query_head_n_reads_key_value_head_n_over_group_size():
   x_BTNH = grouped_query_attention(q, k, v, bias)
   expected = np.arange(N) // (N // num_kv_heads)
   np.testing.assert_allclose(x_BTNH[0, 0, :, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('num_kv_heads', [1, 2, 8])
+def test_one_position_of_a_cache_reads_the_same(num_kv_heads):
+  q, k, v, bias = inputs(num_kv_heads)
+  mask = np.where(np.arange(S) < 4, 0.0, -1e10).astype(np.float32)
+  mask = np.broadcast_to(mask, (B, 1, 1, S))
+  for t in range(T):
+    one = q[:, t : t + 1], bias[:, :, t : t + 1], mask
+    expected = grouped_query_attention(one[0], k, v, *one[1:])
+    keys, values = (jnp.swapaxes(x, 1, 2) for x in (k, v))
+    actual = attend_one_position(one[0], keys, values, *one[1:])
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_one_position_has_logits_in_float32():
+  """Two keys that bfloat16 logits could not tell apart."""
+  q = jnp.full((1, 1, 1, 2), 16, jnp.bfloat16)
+  k = jnp.asarray([[[[8, 8], [8, 8.0625]]]], jnp.bfloat16)
+  v = jnp.asarray([[[[0, 0], [1, 1]]]], jnp.bfloat16)
+  # 256 and 257 have one neighbour less in bfloat16: both would be 256.
+  share = float(attend_one_position(q, k, v)[0, 0, 0, 0])
+  assert share == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.005)
 
 
 def test_bias_shared_by_heads_or_batch_broadcasts():
