@@ -11,6 +11,7 @@ import numpy as np
 _ACTIVATION_DTYPES = ('float32', 'bfloat16')
 _REMAT_POLICIES = ('none', 'full', 'dots')
 _CACHE_SHARDINGS = ('auto', 'heads', 'batch')
+_CACHE_DTYPES = ('auto', 'int8')
 _ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu', 'tanh')
 
 
@@ -40,10 +41,12 @@ class T5Config:
       activations, 'dots' the matrix products, 'full' the layer's input alone.
     cache_sharding: what of the decoding cache the devices along `model`
       divide: its 'heads' or its 'batch'; see `partitioning.cache_layout`.
+    cache_dtype: of the decoding cache: 'auto' is the activations', 'int8' keeps
+      a scale for each position and head besides.
 
   Raises:
     ValueError: if a size is not positive, num_kv_heads does not divide
-      num_heads, or dtype, mlp_activations or remat_policy is unknown.
+      num_heads, or what has a name has an unknown one.
   """
 
   vocab_size: int
@@ -60,6 +63,7 @@ class T5Config:
   num_kv_heads: int | None = None
   remat_policy: str = 'none'
   cache_sharding: str = 'auto'
+  cache_dtype: str = 'auto'
 
   def __post_init__(self):
     object.__setattr__(self, 'dtype', _dtype_name(self.dtype))
@@ -87,6 +91,7 @@ class T5Config:
       ('dtype', 'is', self.dtype, _ACTIVATION_DTYPES),
       ('remat_policy', 'is', self.remat_policy, _REMAT_POLICIES),
       ('cache_sharding', 'is', self.cache_sharding, _CACHE_SHARDINGS),
+      ('cache_dtype', 'is', self.cache_dtype, _CACHE_DTYPES),
       *(
         ('mlp_activations', 'holds', activation, _ACTIVATIONS)
         for activation in self.mlp_activations
@@ -132,7 +137,10 @@ class T5Config:
   def architecture(self) -> dict[str, Any]:
     """Returns the fields that fix the shapes and the function computed."""
     fields = self.to_dict()
-    for name in ('dtype', 'dropout_rate', 'remat_policy', 'cache_sharding'):
+    for name in (
+      *('dtype', 'dropout_rate', 'remat_policy'),
+      *('cache_sharding', 'cache_dtype'),
+    ):
       del fields[name]
     return fields
 

@@ -34,12 +34,27 @@ def test_survives_json():
     ({'dtype': 'float16'}, "dtype is 'float16'"),
     ({'dropout_rate': 1.0}, 'dropout_rate is 1.0'),
     ({'remat_policy': 'some'}, "remat_policy is 'some'"),
+    ({'cache_dtype': 'int4'}, r"cache_dtype is 'int4'; .*'auto', 'int8'"),
     ({'mlp_activations': ('gleu',)}, "mlp_activations holds 'gleu'"),
   ],
 )
 def test_refuses_what_is_no_model(fields, message):
   with pytest.raises(ValueError, match=message):
     T5Config(vocab_size=128, **fields)
+
+
+def test_how_it_runs_is_no_part_of_an_architecture():
+  config = T5Config(vocab_size=128)
+  other = T5Config(
+    vocab_size=128,
+    dtype='bfloat16',
+    dropout_rate=0.0,
+    remat_policy='full',
+    cache_sharding='batch',
+    cache_dtype='int8',
+  )
+  assert other.architecture() == config.architecture()
+  assert 'num_kv_heads' in config.architecture()
 
 
 def test_unknown_size_names_the_nearest():

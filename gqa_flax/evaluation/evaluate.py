@@ -1,6 +1,7 @@
 """Evaluates a checkpoint, or infers with it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -14,7 +15,7 @@ from gqa_flax.evaluation import decoding, predictions
 from gqa_flax.evaluation.partial import NAME as PARTIAL
 from gqa_flax.evaluation.partial import Partial
 from gqa_flax.evaluation.task_score import TaskScore
-from gqa_flax.inference import EOS_ID
+from gqa_flax.inference import EOS_ID, precision
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
@@ -30,6 +31,8 @@ def evaluate(
   settings: str = '',
   mesh: partitioning.MeshShape | None = None,
   cache_sharding: str = 'auto',
+  param_dtype: str = 'float32',
+  cache_dtype: str = 'auto',
 ) -> dict[str, float]:
   """Evaluates one checkpoint, and writes what came of it.
 
@@ -48,26 +51,35 @@ def evaluate(
       it is another after a stop, decoding starts over.
     mesh: the axes over which batch, parameters and heads are divided.
     cache_sharding: see `T5Config`.
+    param_dtype: see `inference.precision.prepare`.
+    cache_dtype: see `T5Config`.
 
   Returns:
     The scores of all evaluators.
 
   Raises:
-    ValueError: several evaluators decode the same split.
+    ValueError: several evaluators decode the same split, or a dtype is unknown.
   """
+  precision.check_param_dtype(param_dtype)
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   _check_splits([evaluator.split for evaluator in decoders])
   config = dataclasses.replace(
-    native.read_config(checkpoint), cache_sharding=cache_sharding
+    native.read_config(checkpoint),
+    cache_sharding=cache_sharding,
+    cache_dtype=cache_dtype,
   )
   device_mesh = partitioning.make_mesh(
     mesh or partitioning.MeshShape(), config=config
   )
   with jax.set_mesh(device_mesh):
-    return _evaluate(checkpoint, config, evaluators, output_dir, settings)
+    return _evaluate(
+      checkpoint, config, evaluators, output_dir, settings, param_dtype
+    )
 
 
-def _evaluate(checkpoint, config, evaluators, output_dir, settings):
+def _evaluate(
+  checkpoint, config, evaluators, output_dir, settings, param_dtype
+):
   """Evaluates on every process of a job; the first one writes."""
   output = epath.Path(output_dir)
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
@@ -77,23 +89,29 @@ def _evaluate(checkpoint, config, evaluators, output_dir, settings):
     abstract_params(config), config, mesh
   )
   restored = native.restore(checkpoint, shardings)
+  params = _prepare(restored.params, config, param_dtype)
   model = Transformer(config)
-  origin = {'checkpoint': str(checkpoint), 'step': restored.step}
+  origin = {
+    'checkpoint': str(checkpoint),
+    'step': restored.step,
+    **_precision(param_dtype, config.cache_dtype),
+  }
+  del restored  # with the parameters as they were
   scores: dict[str, float] = {}
   partials: list[Partial] = []
   for evaluator in evaluators:
     if not isinstance(evaluator, TaskScore):
-      scores.update(evaluator(model, restored.params))
+      scores.update(evaluator(model, precision.weights(params)))
       continue
     folder = output / evaluator.split if several else output
     folder.mkdir(parents=True, exist_ok=True)
     partial = None
     if jax.process_count() == 1:
-      fingerprint = decoding.fingerprint(restored.params)
+      fingerprint = decoding.fingerprint(params)
       header = {**origin, 'params': fingerprint, 'settings': settings}
       partial = Partial(folder / PARTIAL, header | evaluator.identity)
       partials.append(partial)
-    own = evaluator(model, restored.params, partial)
+    own = evaluator(model, params, partial)
     scores.update(own)
     if several:
       record = {**origin, **own, **evaluator.record}
@@ -106,6 +124,25 @@ def _evaluate(checkpoint, config, evaluators, output_dir, settings):
   for partial in partials:
     partial.remove()
   return scores
+
+
+def _prepare(params, config, param_dtype):
+  """Returns `precision.prepare`'s parameters, divided as the others were."""
+  if param_dtype == precision.FLOAT32:
+    return params
+  prepare = functools.partial(precision.prepare, dtype=param_dtype)
+  shardings = partitioning.param_shardings(
+    jax.eval_shape(prepare, params), config, partitioning.current_mesh()
+  )
+  return jax.jit(prepare, out_shardings=shardings)(params)
+
+
+def _precision(param_dtype, cache_dtype) -> dict[str, str]:
+  """Returns what a record says of dtypes: what is not the default."""
+  dtypes = {'param_dtype': param_dtype, 'cache_dtype': cache_dtype}
+  return {
+    k: x for k, x in dtypes.items() if x not in (precision.FLOAT32, 'auto')
+  }
 
 
 def _write(folder, record, examples):
@@ -122,6 +159,8 @@ def infer(
   batch_size: int = 32,
   decode: Callable = greedy_decode,
   prefix: str = '',
+  param_dtype: str = 'float32',
+  cache_dtype: str = 'auto',
 ) -> Callable[[Sequence[str]], list[str]]:
   """Loads a model, and returns a function from texts to texts.
 
@@ -132,9 +171,18 @@ def infer(
     batch_size: texts decoded together.
     decode: see `TaskScore`.
     prefix: put before every input, such as 'summarize: '.
+    param_dtype: see `inference.precision.prepare`.
+    cache_dtype: see `T5Config`.
+
+  Raises:
+    ValueError: a dtype is unknown.
   """
+  precision.check_param_dtype(param_dtype)
   restored = native.restore(checkpoint)
-  model = Transformer(restored.config)
+  params = precision.prepare(restored.params, param_dtype)
+  model = Transformer(
+    dataclasses.replace(restored.config, cache_dtype=cache_dtype)
+  )
 
   def texts_to_texts(texts: Sequence[str]) -> list[str]:
     length = sequence_length['inputs']
@@ -144,7 +192,7 @@ def infer(
     ]
     tokens = decoding.decode_tokens(
       model,
-      restored.params,
+      params,
       examples,
       vocabulary.vocab_size,
       sequence_length,

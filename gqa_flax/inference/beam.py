@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gqa_flax.inference import EOS_ID, check_decode_length
+from gqa_flax.inference.precision import in_step, weights
 from gqa_flax.model.cache import DecoderCache
 from gqa_flax.partitioning import replicate
 
@@ -92,7 +93,6 @@ class _State:
 def _beam_search(
   model, max_decode_length, beam_size, alpha, params, encoder_input_tokens
 ):
-  variables = {'params': params}
   batch = encoder_input_tokens.shape[0]
 
   def can_improve(state):
@@ -107,8 +107,9 @@ def _beam_search(
   def step(state):
     position = state.cache.position
     previous = jnp.take(state.live.sequences, position, axis=2)
+    step_params, cache = in_step(params, state.cache)
     logits, cache = model.apply(
-      variables, previous.reshape(-1), state.cache, method='decode_step'
+      {'params': step_params}, previous.reshape(-1), cache, method='decode_step'
     )
     log_probs = jax.nn.log_softmax(logits).reshape(batch, beam_size, -1)
     candidates, parents = _extend(state.live, log_probs, position)
@@ -137,7 +138,10 @@ def _beam_search(
     return _State(live=live, finished=finished, cache=cache)
 
   cache = model.apply(
-    variables, encoder_input_tokens, max_decode_length, method='init_cache'
+    {'params': weights(params)},
+    encoder_input_tokens,
+    max_decode_length,
+    method='init_cache',
   )
   live = _Beams.empty(batch, beam_size, max_decode_length)
   state = _State(

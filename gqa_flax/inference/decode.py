@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gqa_flax.inference import EOS_ID, PAD_ID, check_decode_length
 from gqa_flax.inference.beam import beam_decode
+from gqa_flax.inference.precision import in_step, weights
 from gqa_flax.partitioning import replicate
 
 
@@ -98,7 +99,7 @@ def _decode(
   rng,
 ):
   cache = model.apply(
-    {'params': params},
+    {'params': weights(params)},
     encoder_input_tokens,
     max_decode_length,
     method='init_cache',
@@ -132,8 +133,9 @@ def generate(model, params, cache, sampler, rng, stop_at_eos=True):
     output_BT, previous_B, ended_B, cache, rng = state
     rng, step_rng = jax.random.split(rng)
     position = cache.position
+    step_params, cache = in_step(params, cache)
     logits_BV, cache = model.apply(
-      {'params': params}, previous_B, cache, method='decode_step'
+      {'params': step_params}, previous_B, cache, method='decode_step'
     )
     next_B = jnp.where(ended_B, PAD_ID, sampler(logits_BV, step_rng))
     output_BT = jax.lax.dynamic_update_slice(

@@ -132,6 +132,7 @@ class Attention(nn.Module):
   dropout_rate: float
   dtype: jnp.dtype
   cache_sharding: str = 'auto'
+  cache_dtype: str = 'auto'
 
   def setup(self):
     # T5 folds 1 / sqrt(head_dim) into the query's initializer.
@@ -160,7 +161,8 @@ class Attention(nn.Module):
 
   def project_keys_values(self, source_BSD) -> KVCache:
     """Returns the cache of source: its keys and values."""
-    return KVCache.of(*self._keys_values(source_BSD))
+    key_BSKH, value_BSKH = self._keys_values(source_BSD)
+    return KVCache.of(key_BSKH, value_BSKH, self.cache_dtype)
 
   def place(self, cache: KVCache) -> KVCache:
     """Returns a cache as it is kept while decoding, over heads or batch."""

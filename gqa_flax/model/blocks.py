@@ -24,6 +24,7 @@ def _attention(config, num_kv_heads):
     dropout_rate=config.dropout_rate,
     dtype=jnp.dtype(config.dtype),
     cache_sharding=config.cache_sharding,
+    cache_dtype=config.cache_dtype,
   )
 
 

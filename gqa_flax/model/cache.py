@@ -4,10 +4,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from gqa_flax.model import int8
+
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of one attention, in the activations' dtype.
+  """Keys and values of one attention, in the activations' dtype or as int8.
 
   Heads come before positions: a decoding step multiplies head by head, and so
   reads each head's rows in one piece. With positions first, XLA transposes the
@@ -16,25 +18,49 @@ class KVCache:
   Attributes:
     key: [batch, num_kv_heads, length, head_dim].
     value: [batch, num_kv_heads, length, head_dim].
+    key_scale: None, or of int8 keys one scale a position and head, [batch,
+      num_kv_heads, length, 1] in the activations' dtype.
+    value_scale: the same for values.
   """
 
   key: jax.Array
   value: jax.Array
+  key_scale: jax.Array | None = None
+  value_scale: jax.Array | None = None
 
   @classmethod
-  def zeros(cls, batch, length, num_kv_heads, head_dim, dtype) -> 'KVCache':
-    """Returns an empty cache."""
-    empty = jnp.zeros((batch, num_kv_heads, length, head_dim), dtype)
+  def zeros(
+    cls, batch, length, num_kv_heads, head_dim, dtype, cache_dtype='auto'
+  ) -> 'KVCache':
+    """Returns an empty cache, for activations of a dtype."""
+    shape = (batch, num_kv_heads, length)
+    if cache_dtype == 'int8':
+      empty = jnp.zeros((*shape, head_dim), jnp.int8)
+      scale = jnp.zeros((*shape, 1), dtype)
+      return cls(empty, empty, scale, scale)
+    empty = jnp.zeros((*shape, head_dim), dtype)
     return cls(key=empty, value=empty)
 
   @classmethod
-  def of(cls, key_BSKH, value_BSKH) -> 'KVCache':
+  def of(cls, key_BSKH, value_BSKH, cache_dtype='auto') -> 'KVCache':
     """Returns a cache of what a projection gives."""
-    return cls(jnp.swapaxes(key_BSKH, 1, 2), jnp.swapaxes(value_BSKH, 1, 2))
+    key, value = (jnp.swapaxes(x, 1, 2) for x in (key_BSKH, value_BSKH))
+    if cache_dtype == 'int8':
+      key, key_scale = int8.quantize(key, axis=-1)
+      value, value_scale = int8.quantize(value, axis=-1)
+      return cls(key, value, key_scale, value_scale)
+    return cls(key, value)
 
   def keys_values(self) -> tuple[jax.Array, jax.Array]:
-    """Returns key and value, each [batch, length, num_kv_heads, head_dim]."""
-    return jnp.swapaxes(self.key, 1, 2), jnp.swapaxes(self.value, 1, 2)
+    """Returns key and value, each [batch, length, num_kv_heads, head_dim].
+
+    They are in the activations' dtype, however they are kept.
+    """
+    key, value = self.key, self.value
+    if self.key_scale is not None:
+      key = int8.dequantize(key, self.key_scale)
+      value = int8.dequantize(value, self.value_scale)
+    return jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
 
   @property
   def length(self) -> int:

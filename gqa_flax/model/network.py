@@ -235,6 +235,7 @@ class Transformer(nn.Module):
       config.num_kv_heads,
       config.head_dim,
       dtype,
+      config.cache_dtype,
     )
     empty = jax.tree.map(
       lambda x_BKSH: constrain_cache(x_BKSH, config.cache_sharding), empty

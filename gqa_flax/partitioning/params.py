@@ -27,9 +27,16 @@ PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 def param_axes(name: str) -> tuple[str | None, ...]:
   """Returns the logical axes of a parameter, by its name with slashes.
 
+  An int8 kernel is two arrays: its values, and a scale for each column.
+
   Raises:
     ValueError: if no parameter of the model has such a name.
   """
+  kernel, _, part = name.rpartition('/')
+  if kernel.endswith('/kernel') and part == 'values':
+    return param_axes(kernel)
+  if kernel.endswith('/kernel') and part == 'scale':
+    return param_axes(kernel)[-1:]
   for pattern, axes in PARAM_AXES:
     if re.search(f'{pattern}$', name):
       return axes

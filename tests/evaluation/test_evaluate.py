@@ -1,5 +1,9 @@
 """What an evaluation writes, and inference."""
 
+import dataclasses
+
+import jax
+import numpy as np
 import pytest
 
 from gqa_flax import Transformer
@@ -7,6 +11,7 @@ from gqa_flax.checkpoints import native
 from gqa_flax.data import embedded
 from gqa_flax.evaluation import predictions
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate, infer
+from gqa_flax.inference import precision
 
 LENGTHS = {'inputs': 24, 'targets': 12}
 
@@ -64,6 +69,66 @@ def test_infer_is_evaluation_without_a_task(checkpoint, task, vocabulary):
   assert texts_to_texts([p['inputs'] for p in score.predictions]) == [
     p['prediction'] for p in score.predictions
   ]
+
+
+@pytest.fixture(scope='module')
+def smaller(checkpoint):
+  """The checkpoint with int8 kernels and caches, as a model and parameters."""
+  restored = native.restore(checkpoint)
+  config = dataclasses.replace(restored.config, cache_dtype='int8')
+  return Transformer(config), precision.prepare(restored.params, 'int8')
+
+
+def test_smaller_parameters_and_caches_are_evaluated(
+  checkpoint, task, tmp_path, smaller
+):
+  score = TaskScore(task, 'test', LENGTHS, batch_size=4, num_examples=5)
+  score(*smaller)
+  expected = [p['prediction'] for p in score.predictions]
+
+  def other(model, params):
+    """An evaluator that knows arrays alone."""
+    assert model == smaller[0]
+    for found, array in zip(
+      jax.tree.leaves(params),
+      jax.tree.leaves(precision.weights(smaller[1])),
+      strict=True,
+    ):
+      np.testing.assert_allclose(
+        np.asarray(found, np.float32), np.asarray(array, np.float32), rtol=1e-6
+      )
+    return {'seen': 1.0}
+
+  scores = evaluate(
+    checkpoint=checkpoint,
+    evaluators=[score, other],
+    output_dir=str(tmp_path / 'out'),
+    param_dtype='int8',
+    cache_dtype='int8',
+  )
+  assert scores['seen'] == 1.0
+  written = predictions.read(tmp_path / 'out')
+  assert [p['prediction'] for p in written.predictions] == expected
+  assert written.record['param_dtype'] == 'int8'
+  assert written.record['cache_dtype'] == 'int8'
+  texts_to_texts = infer(
+    checkpoint=checkpoint,
+    vocabulary=score._vocabulary,
+    sequence_length=LENGTHS,
+    batch_size=4,
+    param_dtype='int8',
+    cache_dtype='int8',
+  )
+  inputs = [p['inputs'] for p in written.predictions]
+  assert texts_to_texts(inputs) == expected
+
+
+def test_unknown_dtypes_are_refused_before_anything_is_read(tmp_path):
+  kwargs = {'checkpoint': str(tmp_path / 'none'), 'param_dtype': 'int4'}
+  with pytest.raises(ValueError, match="param_dtype is 'int4'; .*PARAM_DTYPE"):
+    evaluate(evaluators=[], output_dir=str(tmp_path / 'out'), **kwargs)
+  with pytest.raises(ValueError, match="param_dtype is 'int4'; .*PARAM_DTYPE"):
+    infer(vocabulary=None, sequence_length=LENGTHS, **kwargs)
 
 
 def test_another_vocabulary_is_refused(checkpoint, tmp_path):

@@ -101,7 +101,9 @@ def test_stopped_while_writing_it_decodes_nothing_again(
   assert read(tmp_path) == finished[1]
 
 
-@pytest.mark.parametrize('change', ['settings', 'batch_size', 'num_examples'])
+@pytest.mark.parametrize(
+  'change', ['settings', 'batch_size', 'num_examples', 'cache_dtype']
+)
 def test_what_was_decoded_otherwise_is_not_gone_on_with(
   checkpoint, task, tmp_path, finished, change, capsys
 ):
@@ -120,6 +122,7 @@ def test_what_was_decoded_otherwise_is_not_gone_on_with(
       evaluators=[score],
       output_dir=str(tmp_path),
       settings='another' if change == 'settings' else '',
+      cache_dtype='int8' if change == 'cache_dtype' else 'auto',
     )
   rest = Stopping(never=True)
   run(checkpoint, task, tmp_path, rest)

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from gqa_flax import partitioning
 from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config
+from gqa_flax.inference.precision import prepare
 from gqa_flax.partitioning import rules
 from gqa_flax.partitioning.mesh import AXES
 from gqa_flax.training import optimizer
@@ -47,6 +48,29 @@ def test_only_the_key_value_heads_of_the_decoder_may_be_copied():
       assert found[f'{layer}/out/kernel'] == P(('model',), None)
     encoder = 'encoder/layers_0/attention/key/kernel'
     assert found[encoder] == P(None, ('model',))
+
+
+def test_an_int8_kernel_is_divided_as_its_kernel():
+  """Its scales, one a column, as the columns."""
+  config = T5Config.t5_1_1('mini', num_kv_heads=2)
+  shapes = abstract_params(config)
+  for sizes in ((2, 2, 2), (1, 2, 4)):
+    mesh = abstract_mesh(*sizes)
+    kernels = specs(config, *sizes)
+    prepared = jax.eval_shape(lambda p: prepare(p, 'int8'), shapes)
+    found = flat(partitioning.param_shardings(prepared, config, mesh))
+    assert found.keys() == kernels.keys()
+    for name, spec in kernels.items():
+      if not name.endswith('kernel'):
+        assert found[name].spec == spec
+        continue
+      assert found[name].values.spec == spec
+      assert found[name].scale.spec == P(spec[1])
+    key = found['decoder/layers_0/self_attention/key/kernel']
+    whole = sizes[2] > config.num_kv_heads
+    assert key.scale.spec == P(None if whole else ('model',))
+    out = found['decoder/layers_0/self_attention/out/kernel']
+    assert out.scale.spec == P(('fsdp',))
 
 
 def test_heads_are_divided_whole():
