@@ -87,15 +87,16 @@ def weights(params: Any) -> Any:
 def in_step(params: Any, cache: DecoderCache) -> tuple[Any, DecoderCache]:
   """Returns `weights`, and the cache, for one step of a decoding loop.
 
-  What is the same in every step, XLA computes before the loop where it may: on
-  CPU and GPU all steps would read float32 copies of kernels, and of the
-  encoder's keys and values, that lie beside the small ones. So these are tied
-  to the position, which is another in every step.
+  What is the same in every step, XLA computes before the loop: on a CPU, and
+  where else it moves code so, all steps would read float32 copies of kernels,
+  and of the encoder's keys and values, that lie beside the small ones. So these
+  are tied to the position, which is another in every step.
   """
-  decoder, position = _tie(
-    params['decoder'], cache.position, (jnp.int8, jnp.bfloat16)
-  )
-  cross_attention, position = _tie(cache.cross_attention, position, (jnp.int8,))
+  # What is in the activations' dtype already is not converted.
+  smaller = {jnp.dtype('int8'), jnp.dtype('bfloat16')}
+  smaller -= {cache.encoder_bias.dtype}
+  decoder, position = _tie(params['decoder'], cache.position, smaller)
+  cross_attention, position = _tie(cache.cross_attention, position, smaller)
   cache = dataclasses.replace(
     cache, cross_attention=cross_attention, position=position
   )

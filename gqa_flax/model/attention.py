@@ -179,7 +179,7 @@ class Attention(nn.Module):
       return constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
 
     query_BTNH = beside_cache(self._queries(x_BTD))
-    x_BTNH = attend_one_position(query_BTNH, cache.key, cache.value, *biases)
+    x_BTNH = attend_one_position(query_BTNH, *cache.keys_values(), *biases)
     return self._out(
       constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
     )

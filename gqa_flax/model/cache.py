@@ -52,15 +52,16 @@ class KVCache:
     return cls(key, value)
 
   def keys_values(self) -> tuple[jax.Array, jax.Array]:
-    """Returns key and value, each [batch, length, num_kv_heads, head_dim].
+    """Returns key and value in the activations' dtype, however they are kept.
 
-    They are in the activations' dtype, however they are kept.
+    Each is [batch, num_kv_heads, length, head_dim].
     """
-    key, value = self.key, self.value
-    if self.key_scale is not None:
-      key = int8.dequantize(key, self.key_scale)
-      value = int8.dequantize(value, self.value_scale)
-    return jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
+    if self.key_scale is None:
+      return self.key, self.value
+    return (
+      int8.dequantize(self.key, self.key_scale),
+      int8.dequantize(self.value, self.value_scale),
+    )
 
   @property
   def length(self) -> int:

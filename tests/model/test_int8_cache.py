@@ -23,6 +23,11 @@ def keys_values(num_kv_heads, dtype=jnp.float32, seed=0):
   return jnp.asarray(x, dtype)
 
 
+def positions_first(cache):
+  """Returns what a cache has kept, as it was given: [B, S, K, H]."""
+  return tuple(jnp.swapaxes(x, 1, 2) for x in cache.keys_values())
+
+
 @pytest.mark.parametrize('num_kv_heads', [1, 2, 8])
 def test_no_element_is_off_by_more_than_a_254th_of_its_largest(num_kv_heads):
   exact = keys_values(num_kv_heads)
@@ -33,7 +38,7 @@ def test_no_element_is_off_by_more_than_a_254th_of_its_largest(num_kv_heads):
   largest = np.abs(exact).max(axis=-1, keepdims=True)
   # A quotient of up to 127 is rounded to 2**-24 of itself, as is a product.
   bound = largest * (1 / 254 + 2**-23)
-  error = np.abs(np.asarray(cache.keys_values()) - exact)
+  error = np.abs(np.asarray(positions_first(cache)) - exact)
   assert (error <= bound).all()
   assert (error > bound / 2).any()
 
@@ -43,7 +48,7 @@ def test_bfloat16_adds_its_own_rounding_alone():
   exact = keys_values(2, jnp.bfloat16)
   cache = KVCache.of(*exact, 'int8')
   assert cache.value_scale.dtype == jnp.bfloat16
-  found = cache.keys_values()
+  found = positions_first(cache)
   assert {x.dtype for x in found} == {jnp.dtype(jnp.bfloat16)}
   exact = np.asarray(exact, np.float32)
   largest = np.abs(exact).max(axis=-1, keepdims=True)
@@ -61,7 +66,9 @@ def test_what_int8_can_say_is_kept_to_the_bit(dtype):
   x *= 2.0 ** rng.integers(-9, 9, (2, B, S, 2, 1))
   x[:, 0, 0] = 0
   cache = KVCache.of(*jnp.asarray(x, dtype), 'int8')
-  np.testing.assert_array_equal(np.asarray(cache.keys_values(), np.float32), x)
+  np.testing.assert_array_equal(
+    np.asarray(positions_first(cache), np.float32), x
+  )
 
 
 def test_what_is_not_a_number_is_not_hidden():
@@ -77,7 +84,7 @@ def test_rows_are_written_with_their_scales():
   new = KVCache.of(*exact, 'int8')
   cache = empty.write(new, 3)
   assert jax.tree.map(jnp.shape, cache) == jax.tree.map(jnp.shape, empty)
-  for whole, rows in zip(cache.keys_values(), new.keys_values()):
+  for whole, rows in zip(positions_first(cache), positions_first(new)):
     np.testing.assert_array_equal(whole[:, 3:-1], rows)
     np.testing.assert_array_equal(whole[:, :3], 0)
     np.testing.assert_array_equal(whole[:, -1:], 0)
@@ -94,7 +101,7 @@ def test_attention_is_off_by_no_more_than_its_keys_and_values_are(num_kv_heads):
   q = jnp.asarray(rng.normal(size=(B, 1, 8, H)) / H, jnp.float32)
   key, value = keys_values(num_kv_heads)
   exact = grouped_query_attention(q, key, value)
-  kept = KVCache.of(key, value, 'int8').keys_values()
+  kept = positions_first(KVCache.of(key, value, 'int8'))
   error = np.abs(grouped_query_attention(q, *kept) - exact)
 
   def of_query_head(x_BSK):
@@ -121,7 +128,7 @@ def round_keys_values(monkeypatch):
     def rounded(self, x):
       if 'decoder' not in self.path:
         return exact(self, x)
-      return KVCache.of(*exact(self, x), 'int8').keys_values()
+      return positions_first(KVCache.of(*exact(self, x), 'int8'))
 
     monkeypatch.setattr(Attention, '_keys_values', rounded)
 
