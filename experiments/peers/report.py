@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.peers import plots, summary
-from experiments.peers.summary import Run, digits
+from experiments.peers.summary import Run
 from gqa_flax.reporting import records
 from gqa_flax.reporting.tables import markdown_table, paragraph
+from gqa_flax.timing.spread import digits
 
 _PARTS = {
   'decode': 'all, s',
