@@ -87,10 +87,10 @@ def weights(params: Any) -> Any:
 def in_step(params: Any, cache: DecoderCache) -> tuple[Any, DecoderCache]:
   """Returns `weights`, and the cache, for one step of a decoding loop.
 
-  What is the same in every step, XLA computes before the loop where it may: on
-  CPU and GPU all steps would read float32 copies of kernels, and of the
-  encoder's keys and values, that lie beside the small ones. So these are tied
-  to the position, which is another in every step.
+  What is the same in every step, XLA computes before the loop: on a CPU, and
+  where else it moves code so, all steps would read float32 copies of kernels,
+  and of the encoder's keys and values, that lie beside the small ones. So these
+  are tied to the position, which is another in every step.
   """
   decoder, position = _tie(
     params['decoder'], cache.position, (jnp.int8, jnp.bfloat16)
