@@ -12,6 +12,7 @@ from gqa_flax.data import embedded
 from gqa_flax.evaluation import predictions
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate, infer
 from gqa_flax.inference import precision
+from gqa_flax.inference.decode import greedy_decode
 
 LENGTHS = {'inputs': 24, 'targets': 12}
 
@@ -82,7 +83,15 @@ def smaller(checkpoint):
 def test_smaller_parameters_and_caches_are_evaluated(
   checkpoint, task, tmp_path, smaller
 ):
-  score = TaskScore(task, 'test', LENGTHS, batch_size=4, num_examples=5)
+  cache_dtypes = []
+
+  def decode(model, *args):
+    cache_dtypes.append(model.config.cache_dtype)
+    return greedy_decode(model, *args)
+
+  score = TaskScore(
+    task, 'test', LENGTHS, batch_size=4, decode=decode, num_examples=5
+  )
   score(*smaller)
   expected = [p['prediction'] for p in score.predictions]
 
@@ -116,11 +125,13 @@ def test_smaller_parameters_and_caches_are_evaluated(
     vocabulary=score._vocabulary,
     sequence_length=LENGTHS,
     batch_size=4,
+    decode=decode,
     param_dtype='int8',
     cache_dtype='int8',
   )
   inputs = [p['inputs'] for p in written.predictions]
   assert texts_to_texts(inputs) == expected
+  assert cache_dtypes == ['int8'] * 6
 
 
 def test_unknown_dtypes_are_refused_before_anything_is_read(tmp_path):
