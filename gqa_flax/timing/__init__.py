@@ -10,5 +10,9 @@ products     its matrix FLOPs
 exchanges    its bytes exchanged between chips
 cost         what one chip needs: bytes, FLOPs, and estimates of the time
 programs     a training step as the compiler is given it: shapes, shardings
+decoding     encoder, cache fill and decode steps, also so
 tpu_compile  compiles for a slice, and reads the cost off
+estimate     the time to decode on a slice, mesh by mesh
+measure      the time to decode on the devices that are here
+spread       what was measured several times
 """

@@ -6,6 +6,7 @@ and all of the same number, so that every model does the same work.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from gqa_flax import partitioning
+from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config, divisors
-from gqa_flax.inference import decode
+from gqa_flax.inference import decode, precision
 from gqa_flax.inference.sampling import Greedy
 from gqa_flax.model.network import Transformer
 
@@ -36,10 +38,11 @@ class Decoding:
     target_length: tokens that are decoded, T.
     encoded_rows: sequences that the encoder takes at once, a divisor of
       batch_size.
-    param_dtype: of the parameters.
+    param_dtype: of the parameters, see `inference.precision.prepare`.
 
   Raises:
-    ValueError: if a size is below 1, or the parts are not equal.
+    ValueError: if a size is below 1, the parts are not equal, or the dtype is
+      unknown.
   """
 
   config: T5Config
@@ -50,6 +53,7 @@ class Decoding:
   param_dtype: str = 'bfloat16'
 
   def __post_init__(self):
+    precision.check_param_dtype(self.param_dtype)
     for name in ('batch_size', 'source_length', 'target_length'):
       if getattr(self, name) < 1:
         raise ValueError(
@@ -162,11 +166,12 @@ def functions(decoding: Decoding) -> dict[str, Callable]:
   model = Transformer(decoding.config)
 
   def encode(params, tokens):
+    params = precision.weights(params)
     return model.apply({'params': params}, tokens, method='encode')
 
   def fill_cache(params, encoded, tokens):
     return model.apply(
-      {'params': params},
+      {'params': precision.weights(params)},
       encoded,
       tokens,
       decoding.target_length,
@@ -186,7 +191,7 @@ def functions(decoding: Decoding) -> dict[str, Callable]:
 def arguments(decoding: Decoding, mesh) -> dict[str, tuple]:
   """Returns each program's arguments as ShapeDtypeStructs with shardings."""
   config = decoding.config
-  params = abstract_params(config, decoding.param_dtype, mesh)
+  params = prepared_params(config, decoding.param_dtype, mesh)
   S, D = decoding.source_length, config.emb_dim
 
   def placed(shape, dtype):
@@ -204,15 +209,13 @@ def arguments(decoding: Decoding, mesh) -> dict[str, tuple]:
   }
 
 
-def abstract_params(config: T5Config, dtype: str, mesh):
+def prepared_params(config: T5Config, dtype: str, mesh):
   """Returns the parameters' shapes and shardings; nothing is allocated."""
-  token = jnp.zeros((1, 1), jnp.int32)
-  shapes = jax.eval_shape(
-    lambda: Transformer(config).init(jax.random.key(0), token, token, token)
-  )['params']
+  prepare = functools.partial(precision.prepare, dtype=dtype)
+  shapes = jax.eval_shape(prepare, abstract_params(config))
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(
-      x.shape, jnp.dtype(dtype), sharding=sharding
+      x.shape, x.dtype, sharding=sharding
     ),
     shapes,
     partitioning.param_shardings(shapes, config, mesh),

@@ -93,7 +93,10 @@ class Estimate:
     """What no program can be faster than, phase by phase."""
     work = self.decoding
     shape = work.config, work.batch_size, work.source_length
-    widths = {'param_width': _WIDTHS[work.param_dtype]}
+    widths = {
+      'param_width': _WIDTHS[work.param_dtype],
+      'value_width': _value_width(work.config),
+    }
     phases = {
       'encode': roofline.encode(*shape, **widths),
       'fill_cache': roofline.cache_fill(*shape, **widths),
@@ -139,6 +142,11 @@ class Estimate:
 _WIDTHS = {'float32': 4, 'bfloat16': 2, 'int8': 1}
 
 
+def _value_width(config: T5Config) -> int:
+  """Returns the bytes of an element of the caches, scales not counted."""
+  return _WIDTHS[config.dtype if config.cache_dtype == 'auto' else 'int8']
+
+
 def could_fit(decoding: Decoding, where: Slice, mesh: Mesh) -> bool:
   """Whether parameters and caches alone fit in the memory of a chip."""
   data, _, model = mesh
@@ -153,6 +161,7 @@ def could_fit(decoding: Decoding, where: Slice, mesh: Mesh) -> bool:
     config,
     decoding.batch_size,
     decoding.source_length + decoding.target_length,
+    value_width=_value_width(config),
   )
   return params + caches / divided <= where.chip.hbm_bytes
 

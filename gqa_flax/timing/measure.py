@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from gqa_flax import partitioning
+from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config
-from gqa_flax.inference import EOS_ID
+from gqa_flax.inference import EOS_ID, precision
 from gqa_flax.timing import decoding as programs
 from gqa_flax.timing.decoding import (
   BATCHES,
@@ -188,7 +189,7 @@ class _Run:
     self._work, self._compiled = work, compiled
     shapes = programs.arguments(work, mesh)['decode']
     with jax.set_mesh(mesh):
-      self._params = _random_params(shapes[0])
+      self._params = _random_params(work, shapes[0])
       rng = np.random.default_rng(0)
       tokens = rng.integers(
         EOS_ID + 1,
@@ -259,19 +260,19 @@ def _compile(work: Decoding, mesh, room) -> dict[str, Callable] | None:
   return compiled
 
 
-def _random_params(shapes):
+def _random_params(work: Decoding, shapes):
   """Returns parameters of these shapes and shardings, small and random."""
 
-  def init(key):
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(key, len(leaves))
-    return tree.unflatten(
-      0.02 * jax.random.normal(k, x.shape, x.dtype)
-      for k, x in zip(keys, leaves)
+  def init():
+    leaves, structure = jax.tree.flatten(abstract_params(work.config))
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    params = structure.unflatten(
+      0.02 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves)
     )
+    return precision.prepare(params, work.param_dtype)
 
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
-  return jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+  return jax.jit(init, out_shardings=shardings)()
 
 
 def _room(mesh) -> int:

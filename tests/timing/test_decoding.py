@@ -56,7 +56,7 @@ def test_programs_decode_what_decoding_does(
 
 def test_parameters_are_held_in_the_dtype_that_is_asked_for(tiny_config):
   mesh = partitioning.make_mesh(MeshShape(1, 1, 8))
-  params = decoding.abstract_params(tiny_config, 'bfloat16', mesh)
+  params = decoding.prepared_params(tiny_config, 'bfloat16', mesh)
   assert {x.dtype.name for x in jax.tree.leaves(params)} == {'bfloat16'}
 
 
@@ -100,6 +100,11 @@ def test_meshes_and_layouts(tiny_config):
 def test_what_cannot_be_decoded_is_one_sentence(sizes, sentence, tiny_config):
   with pytest.raises(ValueError, match=sentence):
     Decoding(tiny_config, *sizes)
+
+
+def test_an_unknown_dtype_is_one_sentence(tiny_config):
+  with pytest.raises(ValueError, match="param_dtype is 'int4'; set it"):
+    Decoding(tiny_config, 8, 7, 5, 8, 'int4')
 
 
 def test_it_goes_through_json(tiny_config):

@@ -51,6 +51,18 @@ def test_every_phase_has_its_time(traced):
   assert Measurement.from_dict(found.to_dict()) == found
 
 
+def test_int8_parameters_and_caches_are_timed_too(tiny_config):
+  found = measure.measure(
+    dataclasses.replace(tiny_config, cache_dtype='int8'),
+    LENGTHS,
+    eight_devices(),
+    batch_size=8,
+    param_dtype='int8',
+    repeats=1,
+  )
+  assert found.decode.median > 0
+
+
 def test_a_trace_is_written(traced):
   _, folder = traced
   assert [*pathlib.Path(folder).rglob('*.xplane.pb')]
@@ -96,14 +108,18 @@ def test_no_repeats_are_refused(tiny_config):
     measure.measure(tiny_config, LENGTHS, eight_devices(), repeats=0)
 
 
-def test_random_parameters_are_finite_and_of_the_dtype(tiny_config):
+@pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
+def test_random_parameters_are_finite_and_of_the_dtype(dtype, tiny_config):
   mesh = eight_devices()
-  work = measure._decoding(tiny_config, 16, LENGTHS, mesh, 'bfloat16')
+  work = measure._decoding(tiny_config, 16, LENGTHS, mesh, dtype)
   shapes = measure.programs.arguments(work, mesh)['decode'][0]
-  params = measure._random_params(shapes)
+  params = measure._random_params(work, shapes)
+  dtypes = set()
   for x, shape in zip(jax.tree.leaves(params), jax.tree.leaves(shapes)):
     assert x.dtype == shape.dtype and x.sharding == shape.sharding
-    assert 0 < float(abs(x).max()) < 1
+    assert 0 < float(abs(x.astype('float32')).max()) < 128
+    dtypes.add(x.dtype.name)
+  assert dtype in dtypes
 
 
 def test_spread_by_hand():
