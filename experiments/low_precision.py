@@ -12,8 +12,8 @@ decoded greedily, and scored with BLEU or ROUGE.
   python -m experiments.low_precision --report   # from the records alone
 
 Every cell is one record in results/low_precision/records.jsonl; a run that is
-stopped goes on with the next missing cell. Hardware: two CPU cores, a quarter
-of an hour.
+stopped goes on with the next missing cell. Hardware: two CPU cores, some two
+minutes a cell while others compute beside it.
 """
 
 import argparse
@@ -238,12 +238,27 @@ def report(folder: pathlib.Path):
     for precision in PRECISIONS
     if (attention, precision) in found and (attention, 'float32') in found
   ]
-  text = ['# Parameters and caches in fewer bytes\n', paragraph(_HEAD)]
+  text = ['# Parameters and caches in fewer bytes\n', _head(found, rows)]
   text += ['## What it costs\n', _summary(found, rows)]
   for kind in EXAMPLES:
     text += [f'## {kind.capitalize()}\n', _of_kind(found, rows, kind)]
   text.append('Every number is in, or computed from, records.jsonl.\n')
   (folder / 'report.md').write_text('\n'.join(text), encoding='utf-8')
+
+
+def _head(found, rows) -> str:
+  """Returns what was measured."""
+  examples = {
+    kind: len(cell['tokens'])
+    for row in rows
+    for kind, cell in found[row]['kinds'].items()
+  }
+  return paragraph(
+    _HEAD.format(
+      attentions=', '.join(dict.fromkeys(attention for attention, _ in rows)),
+      examples=', '.join(f'{n} of {kind}' for kind, n in examples.items()),
+    )
+  )
 
 
 def _summary(found, rows) -> str:
@@ -347,14 +362,14 @@ def _interval(float32, cell) -> tuple[float, float]:
 
 
 _HEAD = """
-flan-t5-small (fine-tuned to write titles; 6 heads of 64, 8 + 8 layers),
-multi-head and with its decoder converted to two and to one key/value head by
-`subspace`; 64 translations and 96 summaries that no conversion was calibrated
-on. All activations are float32, and so is the cache where it is not int8. The
-package keeps the checkpoint's matrices as int8 with one scale each, dequantized
-here to float32, so float32 itself has lost something already; a kernel's
-columns with a scale each are another grid, and rounding to it is what is
-measured. Made by experiments/low_precision.py.
+flan-t5-small (fine-tuned to write titles; 6 heads of 64, 8 + 8 layers), as it
+is or with its decoder converted to fewer key/value heads by `subspace`.
+Attentions: {attentions}. Held-out examples, which no conversion was calibrated
+on: {examples}. All activations are float32, and so is the cache where it is not
+int8. The package keeps the checkpoint's matrices as int8 with one scale each,
+dequantized here to float32, so float32 itself has lost something already; a
+kernel's columns with a scale each are another grid, and rounding to it is what
+is measured. Made by experiments/low_precision.py.
 """
 _SUMMARY = """
 Bytes of all parameters, and of a position's keys and values, as shares of

@@ -99,4 +99,6 @@ def test_the_last_record_of_a_cell_counts_and_the_text_is_the_records(
 def test_a_cell_without_its_float32_waits_for_it(tmp_path, cells):
   text = report(tmp_path, cells[1:])
   assert '| MHA |' not in text
+  assert 'Attentions: GQA-2. Held-out' in text
+  assert ': 4 of translation, 4 of summaries.' in text
   assert '| GQA-2 | int8 kernels |' in text

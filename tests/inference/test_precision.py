@@ -157,6 +157,7 @@ def test_no_step_reads_what_was_converted_before_the_loop(
   assert encodings == {'s8'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('num_kv_heads', [1, 2, 8])
 def test_eight_devices_decode_the_same_tokens(
   tiny_config, make_params, make_batch, num_kv_heads
