@@ -59,13 +59,19 @@ def paper_values(name: str) -> Mapping[str, Any]:
   return json.loads(PAPER.read_text(encoding='utf-8'))[name]
 
 
-def figure6(best: Mapping[int, Found], found: Mapping[Cell, Found], paper):
+def figure6(
+  best: Mapping[int, Found],
+  found: Mapping[Cell, Found],
+  paper,
+  cells: Sequence[Cell],
+):
   """Returns the report of Figure 6.
 
   Args:
     best: by number of key/value heads.
     found: all records by cell.
     paper: of `paper_values`.
+    cells: what is to be compiled.
   """
   rows = []
   for K, chosen in best.items():
@@ -77,10 +83,12 @@ def figure6(best: Mapping[int, Found], found: Mapping[Cell, Found], paper):
     [
       '# Figure 6: the time to decode by key/value heads\n',
       _about(found),
+      _missing(found, cells),
       f'The paper: {paper["how"]}.\n',
       '![Seconds a sample by key/value heads](time.png)\n',
       markdown_table(('key/value heads', *_HEADER), rows),
       _shape(best, paper),
+      _encoder(best.values()),
       '## A decode step against its bound\n',
       _steps(found),
       _LEGEND,
@@ -92,13 +100,19 @@ def figure6(best: Mapping[int, Found], found: Mapping[Cell, Found], paper):
   )
 
 
-def table1(best: Mapping[tuple, Found], found: Mapping[Cell, Found], paper):
+def table1(
+  best: Mapping[tuple, Found],
+  found: Mapping[Cell, Found],
+  paper,
+  cells: Sequence[Cell],
+):
   """Returns the report of Table 1's times.
 
   Args:
     best: by size and number of key/value heads.
     found: all records by cell.
     paper: of `paper_values`.
+    cells: what is to be compiled.
   """
   values = paper['values']
   rows = [
@@ -109,9 +123,11 @@ def table1(best: Mapping[tuple, Found], found: Mapping[Cell, Found], paper):
     [
       "# Table 1: the paper's T_infer, estimated\n",
       _about(found),
+      _missing(found, cells),
       f'The paper: {paper["how"]}.\n',
       markdown_table(('model', *_HEADER), rows),
       _ratios(best, values),
+      _encoder(best.values()),
       _LEGEND,
       '## Phases of the best meshes\n',
       _phases(best.values()),
@@ -166,6 +182,43 @@ def _about(found: Mapping[Cell, Found]) -> str:
     parameters, for every mesh without fsdp and both ways of dividing the cache,
     each with the largest batch up to 32 a chip that fits by the compiler's
     memory analysis. A row is the mesh of the least time.""")
+
+
+def _missing(found: Mapping[Cell, Found], cells: Sequence[Cell]) -> str:
+  """Returns which cells are not compiled yet, if any."""
+  missing = [cell for cell in cells if cell not in found]
+  if not missing:
+    return ''
+  by_mesh: dict[str, list[str]] = {}
+  for cell in missing:
+    mesh = f'{" x ".join(map(str, cell.mesh))} by {cell.cache_sharding}'
+    by_mesh.setdefault(mesh, []).append(cell.model)
+  listed = '; '.join(
+    f'{", ".join(models)} on {mesh}' for mesh, models in by_mesh.items()
+  )
+  return paragraph(
+    f'Not compiled yet, {len(missing)} of {len(cells)} cells: {listed}.'
+  )
+
+
+def _encoder(best: Iterable[Found]) -> str:
+  """Returns what the encoder has to do with the distance to the paper."""
+  lines = []
+  for f in best:
+    e = f.estimate
+    scale = e.num_chips / e.decoding.batch_size
+    own, bound = (
+      scale * e.seconds()['encode'],
+      scale * e.bound_seconds()['encode'],
+    )
+    lines.append(
+      f'{f.cell.model} {own / f.seconds:.0%} of {digits(f.seconds)} s (without '
+      f'what is above its bound: {digits(f.seconds - own + bound)} s)'
+    )
+  return paragraph(
+    'The share of the encoder, whose attention weights of 2048 x 2048 '
+    'positions stream through memory and are priced as such: ' + '; '.join(lines) + '.'
+  )
 
 
 def _shape(best: Mapping[int, Found], paper) -> str:

@@ -49,7 +49,7 @@ def report(records: pathlib.Path, folder: pathlib.Path):
   paper = decode_report.paper_values('figure6_seconds_a_sample')
   folder.mkdir(parents=True, exist_ok=True)
   decode_report.plot(folder / 'time.png', best, paper)
-  text = decode_report.figure6(best, found, paper)
+  text = decode_report.figure6(best, found, paper, todo())
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 

@@ -44,7 +44,7 @@ def report(records: pathlib.Path, folder: pathlib.Path):
   }
   paper = decode_report.paper_values('table1_seconds_a_sample')
   folder.mkdir(parents=True, exist_ok=True)
-  text = decode_report.table1(best, found, paper)
+  text = decode_report.table1(best, found, paper, todo())
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 

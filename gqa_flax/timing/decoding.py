@@ -126,7 +126,7 @@ def meshes(
     ValueError: if no mesh has the sizes.
   """
   shape = shape or partitioning.MeshShape()
-  fsdp = 1 if shape.fsdp == 'auto' else shape.fsdp
+  fsdp = 1 if shape.fsdp == 'auto' else int(shape.fsdp)
   found = [
     (num_devices // (fsdp * model), fsdp, model)
     for model in sorted(divisors(num_devices), reverse=True)

@@ -92,20 +92,15 @@ class Estimate:
   def bound_seconds(self) -> dict[str, float]:
     """What no program can be faster than, phase by phase."""
     work = self.decoding
-    shape = work.config, work.batch_size, work.source_length
-    widths = {
-      'param_width': _WIDTHS[work.param_dtype],
-      'value_width': _value_width(work.config),
-    }
+    S, T = work.source_length, work.target_length
     phases = {
-      'encode': roofline.encode(*shape, **widths),
-      'fill_cache': roofline.cache_fill(*shape, **widths),
-      'steps': roofline.decode_step(*shape, work.target_length, **widths),
+      'encode': _bound(roofline.encode, work, S),
+      'fill_cache': _bound(roofline.cache_fill, work, S),
+      'steps': _bound(roofline.decode_step, work, S, T),
     }
     where = self.decode.chip, self.num_chips
-    bounds = {name: work.seconds(*where) for name, work in phases.items()}
-    bounds['steps'] *= work.target_length
-    return bounds
+    bounds = {name: phase.seconds(*where) for name, phase in phases.items()}
+    return {**bounds, 'steps': T * bounds['steps']}
 
   def a_sample(self, seconds: Mapping[str, float]) -> float:
     """Seconds a sample and chip, as the paper counts: its T_infer."""
@@ -140,6 +135,16 @@ class Estimate:
 
 
 _WIDTHS = {'float32': 4, 'bfloat16': 2, 'int8': 1}
+
+
+def _bound(of: Callable[..., roofline.Work], work: Decoding, *lengths: int):
+  return of(
+    work.config,
+    work.batch_size,
+    *lengths,
+    param_width=_WIDTHS[work.param_dtype],
+    value_width=_value_width(work.config),
+  )
 
 
 def _value_width(config: T5Config) -> int:
