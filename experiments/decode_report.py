@@ -215,10 +215,9 @@ def _encoder(best: Iterable[Found]) -> str:
       f'{f.cell.model} {own / f.seconds:.0%} of {digits(f.seconds)} s (without '
       f'what is above its bound: {digits(f.seconds - own + bound)} s)'
     )
-  return paragraph(
-    'The share of the encoder, whose attention weights of 2048 x 2048 '
-    'positions stream through memory and are priced as such: ' + '; '.join(lines) + '.'
-  )
+  return paragraph(f"""
+    The share of the encoder, whose attention weights of 2048 x 2048 positions
+    stream through memory and are priced as such: {'; '.join(lines)}.""")
 
 
 def _shape(best: Mapping[int, Found], paper) -> str:
