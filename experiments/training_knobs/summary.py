@@ -51,10 +51,10 @@ class Program:
 
   @property
   def planned_temporaries(self) -> int:
-    """What of the plan is no argument: gradients and activations."""
-    return sum(
-      self.planned[name] for name in ('gradients', 'activations', 'recomputed')
-    )
+    """What of the plan is no argument."""
+    # Records before the plan counted what is computed again do not have it.
+    names = ('gradients', 'activations', 'recomputed')
+    return sum(self.planned.get(name, 0) for name in names)
 
   @property
   def ratio(self) -> float:
