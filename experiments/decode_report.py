@@ -6,13 +6,6 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
-
-from experiments import decode_times
 from experiments.decode_times import Cell, Found
 from gqa_flax.reporting.tables import markdown_table, paragraph
 from gqa_flax.timing.estimate import PHASES
@@ -29,29 +22,6 @@ STEP_TARGETS = (
   ('MQA', 1, 32, 'times', 1.6),
   ('MHA', 64, 16, 'seconds', 0.043),
 )
-
-
-def add_arguments(parser, results_dir: pathlib.Path):
-  """Adds what both scripts take."""
-  add = parser.add_argument
-  add('--scale', default='paper', choices=('paper',))
-  add('--records', default=decode_times.RECORDS, type=pathlib.Path)
-  add('--results_dir', default=results_dir, type=pathlib.Path)
-  add('--log', default='runs/decode_times.log', type=pathlib.Path)
-  add('--list', action='store_true', help='say which cells exist, and stop')
-  add('--report', action='store_true', help='report alone')
-
-
-def compile_cells(args, cells: Sequence[Cell]):
-  """Compiles what has no record, or with --list says which has none."""
-  if args.list:
-    found = decode_times.read(args.records)
-    for cell in cells:
-      print('done   ' if cell in found else 'missing', cell)
-    raise SystemExit(0)
-  args.log.parent.mkdir(parents=True, exist_ok=True)
-  with open(args.log, 'a', encoding='utf-8') as log:
-    decode_times.run(cells, args.records, log)
 
 
 def paper_values(name: str) -> Mapping[str, Any]:
@@ -362,54 +332,3 @@ def _all(found: Mapping[Cell, Found], size: str) -> str:
     *('sent by a chip in a step', 'a sample a chip, s'),
   )
   return markdown_table(header, rows)
-
-
-def plot(path: pathlib.Path, best: Mapping[int, Found], paper):
-  """Draws seconds a sample over key/value heads, both axes logarithmic."""
-  figure, axes = plt.subplots(figsize=(7, 4.5))
-  heads = [*best]
-  lines = {
-    'estimate, exchanges after computation': [f.seconds for f in best.values()],
-    'estimate, cores alone': [
-      f.estimate.a_sample(f.estimate.core_seconds()) for f in best.values()
-    ],
-    'bound: peak FLOPs or full bandwidth': [
-      f.estimate.a_sample(f.estimate.bound_seconds()) for f in best.values()
-    ],
-  }
-  styles = (
-    ('#b3502e', '-', 'o'),
-    ('#2f5d9b', '-', 's'),
-    ('#444444', '--', '.'),
-  )
-  for (name, values), (color, style, marker) in zip(lines.items(), styles):
-    axes.plot(
-      heads, values, color=color, linestyle=style, marker=marker, label=name
-    )
-  readings = {int(K): value for K, value in paper['values'].items()}
-  middles = [(low + high) / 2 for low, high in readings.values()]
-  axes.errorbar(
-    [*readings],
-    middles,
-    yerr=[(high - low) / 2 for low, high in readings.values()],
-    color='#1f7a45',
-    marker='D',
-    linestyle=':',
-    capsize=3,
-    label='paper, read off its plot',
-  )
-  axes.set_xscale('log', base=2)
-  axes.set_yscale('log')
-  axes.set_xticks(heads, [str(K) for K in heads])
-  ticks = (0.1, 0.2, 0.5, 1, 2)
-  axes.set_yticks(ticks, [f'{t:g}' for t in ticks])
-  axes.minorticks_off()
-  axes.set_xlabel('key/value heads')
-  axes.set_ylabel('seconds a sample and chip')
-  axes.set_title('T5.1.1-XXL, 2048/512 tokens, 8 TPU v4', fontsize=11)
-  axes.spines[['top', 'right']].set_visible(False)
-  axes.legend(fontsize=8, frameon=False)
-  figure.tight_layout()
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)

@@ -18,11 +18,10 @@ Hardware: a CPU with 8 GB of memory; some 60 programs of one to two minutes on
 one core. Needs `pip install -e '.[tpu-compile]'`.
 """
 
-import argparse
 import pathlib
 import sys
 
-from experiments import decode_report, decode_times
+from experiments import decode_plot, decode_report, decode_times
 from experiments.decode_times import Cell
 
 NUM_KV_HEADS = (1, 4, 8, 16, 32, 64)
@@ -48,23 +47,10 @@ def report(records: pathlib.Path, folder: pathlib.Path):
   }
   paper = decode_report.paper_values('figure6_seconds_a_sample')
   folder.mkdir(parents=True, exist_ok=True)
-  decode_report.plot(folder / 'time.png', best, paper)
+  decode_plot.plot(folder / 'time.png', best, paper)
   text = decode_report.figure6(best, found, paper, todo())
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def main() -> int:
-  """Compiles, then reports."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  decode_report.add_arguments(parser, RESULTS)
-  args = parser.parse_args()
-  if not args.report:
-    decode_report.compile_cells(args, todo())
-  report(args.records, args.results_dir)
-  return 0
-
-
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(decode_times.main(__doc__, todo, report, RESULTS))

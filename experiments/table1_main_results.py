@@ -17,7 +17,6 @@ Hardware: a CPU with 8 GB of memory; some 30 programs of one to two minutes on
 one core. Needs `pip install -e '.[tpu-compile]'`.
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -48,18 +47,5 @@ def report(records: pathlib.Path, folder: pathlib.Path):
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def main() -> int:
-  """Compiles, then reports."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  decode_report.add_arguments(parser, RESULTS)
-  args = parser.parse_args()
-  if not args.report:
-    decode_report.compile_cells(args, todo())
-  report(args.records, args.results_dir)
-  return 0
-
-
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(decode_times.main(__doc__, todo, report, RESULTS))

@@ -37,7 +37,7 @@ class Measurement:
     encode: of the whole batch.
     fill_cache: projecting the cross-attention's cache.
     decode: filling the cache and all steps.
-    compile_seconds: of the three programs together.
+    compile_seconds: of all programs, those of larger batches included.
     program_bytes: what the largest of them takes of a device, by the compiler.
   """
 

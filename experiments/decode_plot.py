@@ -1,0 +1,63 @@
+"""The plot of Figure 6: estimated seconds a sample by key/value heads."""
+
+import pathlib
+from collections.abc import Mapping
+
+import matplotlib
+
+matplotlib.use('Agg')  # no screen is needed
+
+import matplotlib.pyplot as plt
+
+from experiments.decode_times import Found
+
+
+def plot(path: pathlib.Path, best: Mapping[int, Found], paper):
+  """Draws seconds a sample over key/value heads, both axes logarithmic."""
+  figure, axes = plt.subplots(figsize=(7, 4.5))
+  heads = [*best]
+  lines = {
+    'estimate, exchanges after computation': [f.seconds for f in best.values()],
+    'estimate, cores alone': [
+      f.estimate.a_sample(f.estimate.core_seconds()) for f in best.values()
+    ],
+    'bound: peak FLOPs or full bandwidth': [
+      f.estimate.a_sample(f.estimate.bound_seconds()) for f in best.values()
+    ],
+  }
+  styles = (
+    ('#b3502e', '-', 'o'),
+    ('#2f5d9b', '-', 's'),
+    ('#444444', '--', '.'),
+  )
+  for (name, values), (color, style, marker) in zip(lines.items(), styles):
+    axes.plot(
+      heads, values, color=color, linestyle=style, marker=marker, label=name
+    )
+  readings = {int(K): value for K, value in paper['values'].items()}
+  middles = [(low + high) / 2 for low, high in readings.values()]
+  axes.errorbar(
+    [*readings],
+    middles,
+    yerr=[(high - low) / 2 for low, high in readings.values()],
+    color='#1f7a45',
+    marker='D',
+    linestyle=':',
+    capsize=3,
+    label='paper, read off its plot',
+  )
+  axes.set_xscale('log', base=2)
+  axes.set_yscale('log')
+  axes.set_xticks(heads, [str(K) for K in heads])
+  ticks = (0.1, 0.2, 0.5, 1, 2)
+  axes.set_yticks(ticks, [f'{t:g}' for t in ticks])
+  axes.minorticks_off()
+  axes.set_xlabel('key/value heads')
+  axes.set_ylabel('seconds a sample and chip')
+  axes.set_title('T5.1.1-XXL, 2048/512 tokens, 8 TPU v4', fontsize=11)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.legend(fontsize=8, frameon=False)
+  figure.tight_layout()
+  # Without its version number, which changes the file and nothing to see.
+  figure.savefig(path, dpi=150, metadata={'Software': None})
+  plt.close(figure)
