@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -31,7 +32,9 @@ def run(
 
   Args:
     work_dir: gets the runs; what is there is gone on with.
-    results: gets kills.jsonl, a line a kill, and records.jsonl.
+    results: gets records.jsonl, and kills.jsonl with a line for each kill and
+      for each attempt that ended by itself before its kill, which the next
+      attempt then gets.
     num_kills: how many.
     seed: of the moments.
     minutes: after which no more kills are begun; None waits for all.
@@ -58,7 +61,7 @@ def run(
   found = compare.runs(work_dir / 'reference', work_dir / 'killed', steps, done)
   record = {
     'experiment': 'fault_injection',
-    'kills': len(done),
+    'kills': len(schedule.struck(done)),
     'kills_planned': num_kills,
     'seed': seed,
     'train_steps': steps,
@@ -125,20 +128,24 @@ class _Injector:
 
     self._reference = compare.losses(self.work_dir / 'reference')
     done = [r for r in records.read(self.kills) if r['seed'] == self._seed]
-    failures = 0
-    for number, kill in list(enumerate(kills))[len(done) :]:
+    failures, struck = 0, len(schedule.struck(done))
+    for count in itertools.count(len(done)):
+      if struck == len(kills):
+        return
       if deadline is not None and time.time() > deadline:
         print('no time for more kills', flush=True)
         return
-      attempt = self._start('killed', f'{number:03d}')
+      kill = kills[struck]
+      attempt = self._start('killed', f'{count:03d}')
       before = self._until(attempt, kill, startup_seconds)
       if before is None and kill.phase == 'steps':
         startup_seconds = self._first_logged - attempt.start
       if before == [0, 0]:
         print('the run is at its end before the last kill', flush=True)
         return
-      record = self._strike(number, attempt, kill, before)
+      record = self._strike(struck, attempt, kill, before)
       self._pending = record
+      struck += before is None  # or the next attempt is killed so
       failed = before is not None or record['survivor_in_time'] is False
       failures = failures + 1 if failed else 0
       if failures == _MOST_FAILURES:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.fault_injection import plots
+from experiments.fault_injection import plots, schedule
 from gqa_flax.reporting import records
 from gqa_flax.reporting.tables import markdown_table, paragraph
 
@@ -25,14 +25,16 @@ def write(folder: pathlib.Path):
       f'{path} has no record: run `python -m experiments.fault_injection`.'
     )
   summary = found[-1]
-  kills = [
+  every = [
     kill
     for kill in records.read(folder / 'kills.jsonl')
     if kill['seed'] == summary['seed']
   ]
+  kills = schedule.struck(every)
   plots.steps_over_time(folder / 'steps.png', summary, kills)
-  sections = (_head(summary), _checks(summary), _kinds(kills), _time(summary))
-  text = '\n'.join((*sections, _every(kills)))
+  kinds = _kinds(kills, len(every) - len(kills))
+  sections = (_head(summary), _checks(summary), kinds, _time(summary))
+  text = '\n'.join((*sections, _every(every)))
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
@@ -61,8 +63,8 @@ def _checks(summary: Mapping[str, Any]) -> str:
   return markdown_table(('what must hold', 'holds'), rows)
 
 
-def _kinds(kills: Kills) -> str:
-  """Counts the kills by victims."""
+def _kinds(kills: Kills, itself: int) -> str:
+  """Counts the kills by victims; `itself` attempts ended before theirs."""
   rows = []
   for victims, name in plots.WHO.items():
     own = [kill for kill in kills if tuple(kill['victims']) == victims]
@@ -85,7 +87,6 @@ def _kinds(kills: Kills) -> str:
         or '-',
       )
     )
-  itself = sum(bool(kill['ended_before']) for kill in kills)
   header = (
     *('killed', 'kills', 'before the first step'),
     *('while a checkpoint was written', 'steps done again'),
@@ -102,9 +103,10 @@ def _kinds(kills: Kills) -> str:
       The status -6 is SIGABRT, by which JAX ends a process whose peer has been
       silent for a heartbeat. {waiting} kills came before both processes had
       joined: the other waits up to 300 s for the first to be started again, as
-      it should, and was ended by the experiment. {itself} attempts had ended by
-      themselves before: on a machine too busy, a heartbeat or the joining comes
-      too late, and the next attempt goes on all the same.""")
+      it should, and was ended by the experiment. Beside these kills, {itself}
+      attempts ended by themselves: on a machine too busy, a heartbeat or the
+      joining comes too late. The next attempt goes on all the same, and gets
+      the kill that was meant for them.""")
   )
 
 
@@ -146,7 +148,7 @@ def _every(kills: Kills) -> str:
   rows = [
     (
       kill['kill'],
-      plots.WHO[tuple(kill['victims'])],
+      'none' if kill['ended_before'] else plots.WHO[tuple(kill['victims'])],
       f'{kill["seconds_after_start"]:.1f}',
       _or_dash(kill['step']),
       _or_dash(kill['latest_checkpoint']),
@@ -159,7 +161,8 @@ def _every(kills: Kills) -> str:
   ]
   text = """
     No step: the attempt was killed before it had restored. Where it is not
-    known from where the next attempt went on, that one was killed so."""
+    known from where the next attempt went on, that one was killed so. Of none:
+    the attempt ended by itself."""
   return (
     '## Every kill\n\n' + markdown_table(header, rows) + '\n' + paragraph(text)
   )

@@ -44,6 +44,11 @@ def draw(num_kills: int, checkpoint_every: int, seed: int) -> list[Kill]:
   ]
 
 
+def struck(records):
+  """Returns the records of kills that hit what they were meant for."""
+  return [record for record in records if not record['ended_before']]
+
+
 def train_steps(kills: list[Kill], checkpoint_every: int) -> int:
   """Returns a length that no sequence of attempts reaches before the end."""
   most = sum(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -155,10 +156,6 @@ def test_a_run_as_it_should_be_passes(tmp_path, small):
       {'kill': {'survivor_in_time': False}},
       'every survivor ended by itself',
     ),
-    (
-      {'kill': {'ended_before': [1, 1]}},
-      'every attempt ran until it was killed',
-    ),
   ],
 )
 def test_each_check_can_fail(tmp_path, small, changes, check):
@@ -173,6 +170,31 @@ def test_the_schedule_has_every_kind_and_leaves_steps_to_do():
   assert len(kinds) == 2 * len(schedule.VICTIMS)
   most = sum(kill.steps for kill in kills if kill.phase == 'steps')
   assert schedule.train_steps(kills, 5) > most
+
+
+def test_an_attempt_that_ends_by_itself_leaves_its_kill_to_the_next(
+  tmp_path, monkeypatch
+):
+  """Also where the experiment was interrupted after the first two attempts."""
+  kills = schedule.draw(4, 5, seed=0)
+  ends = [None, [1, -6], None, None, [-6, 1], None]
+  path = tmp_path / 'kills.jsonl'
+  injector = inject._Injector(tmp_path, path, steps=20, seed=0)
+  injector._first_logged = 1.0
+
+  def strike(number, attempt, kill, before):
+    assert kill == kills[number]
+    records.append(path, _kill(kill=number, ended_before=before))
+    return _kill(survivor_in_time=None)
+
+  attempt = types.SimpleNamespace(start=0.0)
+  monkeypatch.setattr(injector, '_start', lambda *args: attempt)
+  monkeypatch.setattr(injector, '_until', lambda *args: ends.pop(0))
+  monkeypatch.setattr(injector, '_strike', strike)
+  injector.kill_all(kills[:1], 1.0, None)
+  injector.kill_all(kills, 1.0, None)
+  numbers = [kill['kill'] for kill in records.read(path)]
+  assert numbers == [0, 1, 1, 2, 3, 3] and not ends
 
 
 def test_a_listing_tells_whole_from_unfinished_and_damaged(tmp_path):
@@ -209,13 +231,21 @@ def test_the_report_shows_every_kill_and_what_differs(tmp_path):
   }
   records.append(tmp_path / 'records.jsonl', summary)
   unseen = {'step': None, 'survivor_status': None, 'survivor_in_time': None}
-  for kill in _kill(), _kill(kill=1, victims=[1], **unseen):
+  ended = {'ended_before': [1, -6], 'survivor_in_time': None}
+  kills = (
+    _kill(),
+    _kill(kill=1, victims=[1], **ended),
+    _kill(kill=1, victims=[1], **unseen),
+  )
+  for kill in kills:
     records.append(tmp_path / 'kills.jsonl', kill)
   report.write(tmp_path)
   text = (tmp_path / 'report.md').read_text()
   assert 'SOMETHING DIFFERS' in text and '2 of 50 planned' in text
   assert '| 0 | process 0 | 20.0 | 7 | 5 | no | -6 | 0.1 | 5 |' in text
   assert '1 kills came before' in text
+  assert '1 attempts ended by themselves' in text
+  assert '| 1 | none |' in text and '| 1 | process 1 |' in text
   assert (tmp_path / 'steps.png').stat().st_size > 10_000
 
 
