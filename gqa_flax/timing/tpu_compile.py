@@ -11,10 +11,12 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import pathlib
 import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -130,22 +132,24 @@ def _compile(lowered, where, sizes) -> tuple[Cost, hlo.Program | None]:
   import jax
 
   begin = time.monotonic()
-  try:
-    compiled = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    message = str(error)
-    if 'RESOURCE_EXHAUSTED' not in message:
-      raise
-    return Cost(
-      slice=where.name,
-      mesh=sizes,
-      fits=False,
-      over_bytes=bytes_over(message),
-      compile_seconds=round(time.monotonic() - begin, 1),
-      compile_peak_bytes=_peak_bytes(),
-    ), None
-  seconds = round(time.monotonic() - begin, 1)
-  program = hlo.Program.parse(compiled.as_text())
+  with tempfile.TemporaryDirectory(prefix='gqa_flax_hlo_') as folder:
+    options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+    try:
+      compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+      message = str(error)
+      if 'RESOURCE_EXHAUSTED' not in message:
+        raise
+      return Cost(
+        slice=where.name,
+        mesh=sizes,
+        fits=False,
+        over_bytes=bytes_over(message),
+        compile_seconds=round(time.monotonic() - begin, 1),
+        compile_peak_bytes=_peak_bytes(),
+      ), None
+    seconds = round(time.monotonic() - begin, 1)
+    program = hlo.Program.parse(_text(compiled, pathlib.Path(folder)))
   memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
   return Cost(
     slice=where.name,
@@ -162,6 +166,18 @@ def _compile(lowered, where, sizes) -> tuple[Cost, hlo.Program | None]:
     compiler_bytes=costs['bytes accessed'],
     **_work(program),
   ), program
+
+
+def _text(compiled, dumped: pathlib.Path) -> str:
+  """Returns a program's text as the compiler itself has written it.
+
+  jaxlib's `as_text` cannot read gathers that libtpu hands to the SparseCores of
+  v5p (jaxlib 0.10.2, libtpu 0.0.52). It serves where nothing was written: what
+  comes from JAX's compilation cache is not compiled.
+  """
+  for file in dumped.glob('*.after_codegen.txt'):
+    return file.read_text()
+  return compiled.as_text()
 
 
 def _work(program: hlo.Program) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import pytest
 
 from gqa_flax import partitioning
 from gqa_flax.config import T5Config
-from gqa_flax.timing import tpu_compile
+from gqa_flax.timing import roofline, tpu_compile
 from gqa_flax.timing.chips import CHIPS, Slice
 from gqa_flax.timing.cost import Cost
+from gqa_flax.timing.decoding import Decoding
 from gqa_flax.timing.flops import forward_flops, training_flops
 from gqa_flax.timing.programs import TrainStep, arguments
 
@@ -128,6 +129,19 @@ def test_estimates_are_above_their_bounds(on_eight, on_one):
     flops = training_flops(STEP.config, *SIZES)
     assert 0 < cost.model_flops_utilisation(flops) < 1
   assert on_one.cycles > on_eight.cycles > 0
+
+
+@needs_compiler
+def test_a_program_that_only_its_compiler_can_read_is_read():
+  """On v5p the SparseCores look embeddings up, once there are many."""
+  config = dataclasses.replace(STEP.config, vocab_size=32128, emb_dim=512)
+  sizes = {'batch_size': 32, 'source_length': 128, 'target_length': 4}
+  encoding = Decoding(config, encoded_rows=32, **sizes)
+  where = Slice.parse('v5p-8')
+  costs = tpu_compile.compile_decoding(encoding, where, (1, 1, 1), ['encode'])
+  expected = roofline.encode(config, 32, 128).flops
+  assert costs['encode'].flops == pytest.approx(expected, rel=0.01)
+  assert costs['encode'].core_seconds > costs['encode'].compute_seconds
 
 
 @needs_compiler
