@@ -20,7 +20,9 @@ help: ## Show this list
 install: $(INSTALLED) ## Make .venv and install the package into it, once
 
 test: lint ## Run the linters, then every test, the slow ones included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m 'not alone' --numprocesses auto \
+	  --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED) ## Check style, format, imports between rooms, and types
 	$(BIN)/ruff check .

@@ -40,28 +40,89 @@ def grouped_query_attention(
   Raises:
     ValueError: if K does not divide N, or key and value disagree.
   """
-  q_BTNH, k_BSKH, v_BSKH = query, key, value
-  B, T, N, H = q_BTNH.shape
-  S, K = k_BSKH.shape[1:3]
-  if k_BSKH.shape != v_BSKH.shape or N % K:
+  N, K = query.shape[2], key.shape[2]
+  if key.shape != value.shape or N % K:
     raise ValueError(
-      f'{N} query heads cannot attend to keys {k_BSKH.shape} and values '
-      f'{v_BSKH.shape}; give both one shape [batch, length, heads, head_dim] '
+      f'{N} query heads cannot attend to keys {key.shape} and values '
+      f'{value.shape}; give both one shape [batch, length, heads, head_dim] '
       f'whose heads divide {N}.'
     )
-  q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-  logits_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, k_BSKH)
+  if dropout_rate > 0:
+    return _in_one_pass(query, key, value, biases, dropout_rate, dropout_rng)
+  return _in_one_pass_or_two(query, key, value, *biases)
+
+
+def _in_one_pass(query, key, value, biases, dropout_rate=0.0, dropout_rng=None):
+  logits_BKGTS = _logits(query, key, biases)
+  probs_BKGTS = jax.nn.softmax(logits_BKGTS.astype(jnp.float32))
+  probs_BKGTS = probs_BKGTS.astype(value.dtype)
+  if dropout_rate > 0:
+    B, K, G, _, S = probs_BKGTS.shape
+    keep_BKG1S = jax.random.bernoulli(
+      dropout_rng, 1 - dropout_rate, (B, K, G, 1, S)
+    )
+    probs_BKGTS *= keep_BKG1S.astype(value.dtype) / (1 - dropout_rate)
+  x_BTKGH = jnp.einsum('BKGTS,BSKH->BTKGH', probs_BKGTS, value)
+  return x_BTKGH.reshape(query.shape)
+
+
+def attend_in_two_passes(query, key, value, *biases):
+  """`grouped_query_attention` that leaves no logits in a TPU's memory.
+
+  The logits are computed twice, the first time for their maximum alone. Then
+  only products and what is elementwise stand between query and result, since a
+  column of ones beside the values sums the weights; and that the compiler for
+  TPUs runs as one program, tile by tile.
+
+  Args:
+    query: as in `grouped_query_attention`; so are the others, and what it
+      returns.
+    key: [batch, source_length, K, head_dim].
+    value: [batch, source_length, K, head_dim].
+    *biases: added to the logits.
+  """
+  top_BKGT1 = _logits(query, key, biases).max(axis=-1, keepdims=True)
+  # Or the compiler would see that both logits are the same, and keep them.
+  query, key, top_BKGT1 = jax.lax.optimization_barrier((query, key, top_BKGT1))
+  logits_BKGTS = _logits(query, key, biases).astype(jnp.float32)
+  weights_BKGTS = jnp.exp(logits_BKGTS - top_BKGT1.astype(jnp.float32))
+  x_BTKGH = jnp.einsum(
+    'BKGTS,BSKH->BTKGH',
+    weights_BKGTS.astype(value.dtype),
+    jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1),
+    preferred_element_type=jnp.float32,
+  )
+  x_BTKGH = x_BTKGH[..., :-1] / x_BTKGH[..., -1:]
+  return x_BTKGH.astype(value.dtype).reshape(query.shape)
+
+
+@jax.custom_vjp
+def _in_one_pass_or_two(query, key, value, *biases):
+  """Two passes on a TPU, where nothing is differentiated."""
+  return jax.lax.platform_dependent(
+    *(query, key, value, *biases),
+    tpu=attend_in_two_passes,
+    default=lambda query, key, value, *biases: _in_one_pass(
+      query, key, value, biases
+    ),
+  )
+
+
+_in_one_pass_or_two.defvjp(
+  lambda *args: jax.vjp(lambda q, k, v, *b: _in_one_pass(q, k, v, b), *args),
+  lambda pull_back, cotangent: pull_back(cotangent),
+)
+
+
+def _logits(query, key, biases):
+  """Returns [batch, K, N // K, target_length, source_length]."""
+  B, T, N, H = query.shape
+  K = key.shape[2]
+  q_BTKGH = query.reshape(B, T, K, N // K, H)
+  logits_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, key)
   for bias in biases:
     logits_BKGTS += _group_heads(bias.astype(logits_BKGTS.dtype), K, N // K)
-  probs_BKGTS = jax.nn.softmax(logits_BKGTS.astype(jnp.float32))
-  probs_BKGTS = probs_BKGTS.astype(v_BSKH.dtype)
-  if dropout_rate > 0:
-    keep_BKG1S = jax.random.bernoulli(
-      dropout_rng, 1 - dropout_rate, (B, K, N // K, 1, S)
-    )
-    probs_BKGTS *= keep_BKG1S.astype(v_BSKH.dtype) / (1 - dropout_rate)
-  x_BTKGH = jnp.einsum('BKGTS,BSKH->BTKGH', probs_BKGTS, v_BSKH)
-  return x_BTKGH.reshape(B, T, N, H)
+  return logits_BKGTS
 
 
 def attend_one_position(query, key, value, *biases):

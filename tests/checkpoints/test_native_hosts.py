@@ -99,6 +99,7 @@ def written(tiny_config, tiny_params, tmp_path):
   return folder, values
 
 
+@pytest.mark.alone
 def test_two_processes_and_one(
   written, tiny_config, tiny_params, tmp_path, free_port
 ):

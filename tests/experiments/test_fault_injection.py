@@ -249,6 +249,7 @@ def test_the_report_shows_every_kill_and_what_differs(tmp_path):
   assert (tmp_path / 'steps.png').stat().st_size > 10_000
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_three_kills_end_as_an_undisturbed_run(tmp_path):
   equal = inject.run(tmp_path / 'work', tmp_path / 'results', num_kills=3)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from gqa_flax import grouped_query_attention
-from gqa_flax.model.attention import attend_one_position
+from gqa_flax.model.attention import (
+  attend_in_two_passes,
+  attend_one_position,
+)
 
 B, T, S, N, H = 2, 3, 5, 8, 4
 
@@ -106,6 +109,55 @@ def test_one_position_has_logits_in_float32():
   # 256 and 257 have one neighbour less in bfloat16: both would be 256.
   share = float(attend_one_position(q, k, v)[0, 0, 0, 0])
   assert share == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.005)
+
+
+@pytest.mark.parametrize('num_kv_heads', [1, 2, 4, 8])
+def test_two_passes_read_the_same(num_kv_heads):
+  q, k, v, bias = inputs(num_kv_heads)
+  positions, mask = bias[:1], bias[:, :1]
+  mask[1, :, 2] = -1e10  # a row that may read nothing reads the mean, as ever
+  np.testing.assert_allclose(
+    attend_in_two_passes(q, k, v, positions, mask),
+    repeat_oracle(q, k, v, positions + mask),
+    atol=1e-5,
+  )
+
+
+def test_two_passes_neither_overflow_nor_vanish():
+  q, k, v, bias = inputs(2)
+  for shift in (-1e4, 1e4):
+    np.testing.assert_allclose(
+      attend_in_two_passes(q, k, v, bias + np.float32(shift)),
+      repeat_oracle(q, k, v, bias),
+      atol=2e-3,  # what float32 keeps of such logits
+    )
+
+
+def test_two_passes_in_bfloat16_are_as_near_as_one():
+  inputs_16 = [x.astype(jnp.bfloat16) for x in inputs(2)]
+  exact = repeat_oracle(*(np.asarray(x, np.float32) for x in inputs_16))
+  errors = [
+    np.abs(np.asarray(attend(*inputs_16), np.float32) - exact).max()
+    for attend in (attend_in_two_passes, grouped_query_attention)
+  ]
+  assert attend_in_two_passes(*inputs_16).dtype == jnp.bfloat16
+  assert errors[0] < 1.2 * errors[1] < 3e-2
+
+
+def test_a_tpu_takes_two_passes_where_nothing_is_differentiated():
+  def squares(*args):
+    return jnp.sum(grouped_query_attention(*args) ** 2)
+
+  def products(function, platform):
+    lowered = (
+      jax.jit(function).trace(*inputs(2)).lower(lowering_platforms=(platform,))
+    )
+    text = lowered.as_text()
+    return text.count('dot_general'), text.count('optimization_barrier')
+
+  assert products(squares, 'cpu') == (2, 0)
+  assert products(squares, 'tpu') == (3, 1)
+  assert products(jax.grad(squares), 'tpu')[1] == 0
 
 
 def test_bias_shared_by_heads_or_batch_broadcasts():

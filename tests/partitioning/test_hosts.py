@@ -238,6 +238,7 @@ def start(arguments, what, **variables):
   )
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize('launcher', ['arguments', 'slurm', 'ompi'])
 def test_two_processes_compute_together(launcher, free_port):
@@ -268,6 +269,7 @@ def test_two_processes_compute_together(launcher, free_port):
     assert out.splitlines()[-1] == '6.0'
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize('victim', [0, 1])
 def test_survivor_of_a_killed_process_ends(victim, free_port):

@@ -21,9 +21,10 @@ def products(jaxpr) -> int:
       (contracted, _), _ = equation.params['dimension_numbers']
       inner = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
       total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
-    for value in jax.tree.leaves(
-      [*equation.params.values()], is_leaf=lambda x: hasattr(x, 'eqns')
-    ):
+    inside = [*equation.params.values()]
+    if equation.params.get('branches_platforms'):  # the last is all others'
+      inside = equation.params['branches'][-1:]
+    for value in jax.tree.leaves(inside, is_leaf=lambda x: hasattr(x, 'eqns')):
       if hasattr(value, 'eqns'):
         total += products(value)
       elif hasattr(value, 'jaxpr'):

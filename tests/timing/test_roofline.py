@@ -28,12 +28,21 @@ def config(request, tiny_config):
 
 
 def on_other_platforms(equations):
-  """Where a platform has a program of its own, what all others run instead."""
+  """Yields what runs where no platform has a program of its own.
+
+  Such a choice, and attention's rule for gradients, are all that may hold
+  functions.
+  """
   for equation in equations:
     if equation.params.get('branches_platforms'):
-      yield from equation.params['branches'][-1].jaxpr.eqns
+      inside = equation.params['branches'][-1]
+    elif equation.primitive.name == 'custom_vjp_call':
+      inside = equation.params['call_jaxpr']
     else:
+      assert not any(jaxprs_in_params(equation.params))
       yield equation
+      continue
+    yield from on_other_platforms(inside.jaxpr.eqns)
 
 
 @dataclasses.dataclass
@@ -54,7 +63,6 @@ class Program:
     for equation in jaxpr.eqns:
       used.update(v for v in equation.invars if not hasattr(v, 'val'))
     for equation in on_other_platforms(jaxpr.eqns):
-      assert not any(jaxprs_in_params(equation.params))
       if equation.primitive.name == 'dot_general':
         (contracted, _), _ = equation.params['dimension_numbers']
         inner = math.prod(equation.invars[0].aval.shape[i] for i in contracted)

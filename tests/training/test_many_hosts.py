@@ -45,6 +45,7 @@ def run_two(root, jobs, port):
     assert process.returncode == 0, output[-4000:]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_processes_train_and_decode_as_one_does(tmp_path, free_port):
   """MHA, GQA-2 and MQA; for GQA-2 the run also changes hands in its middle."""

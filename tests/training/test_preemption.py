@@ -86,6 +86,7 @@ with preemption.listening() as preempted:
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize('victim, signals', [(0, 1), (1, 3)])
 def test_signal_to_one_process_stops_both_at_one_step(victim, signals):
