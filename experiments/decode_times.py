@@ -6,7 +6,9 @@ fits it; and what the TPU's compiler says of its programs.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,12 +73,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """A record.
+  """What the records say of a cell.
 
   Attributes:
     cell: what was compiled.
     estimate: None if no batch fits.
-    provenance: of the record.
+    provenance: of the last record.
   """
 
   cell: Cell
@@ -99,46 +101,94 @@ def cells(size: str, num_kv_heads: int, **fields: Any) -> Iterator[Cell]:
       yield dataclasses.replace(first, mesh=mesh, cache_sharding=layout)
 
 
-def read(path: pathlib.Path = RECORDS) -> dict[Cell, Found]:
-  """Returns the last record of each cell."""
-  found = {}
-  for record in records.read(path):
-    cell = Cell(**{**record['cell'], 'mesh': tuple(record['cell']['mesh'])})
-    fields = record['estimate']
-    found[cell] = Found(
-      cell, fields and Estimate.from_dict(fields), record['provenance']
-    )
-  return found
+class NotCompiled(LookupError):
+  """The records have no line for a program."""
 
 
-def run(todo: Iterable[Cell], path: pathlib.Path = RECORDS, log=None):
-  """Compiles the cells that have no record, and appends one for each.
+class Programs:
+  """Costs of compiled programs, a line of the records for each."""
 
-  A cell that fails to compile for another reason than memory is told of, leaves
-  no record, and is tried again by the next run.
-  """
-  for cell in todo:
-    found = read(path)
-    if cell in found:
-      continue
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._costs: dict[tuple, Mapping[str, Cost]] = {}
+    self.provenance: Mapping[str, Any] = {}
+    for record in records.read(path):
+      self._add(record)
+
+  def __len__(self) -> int:
+    return len(self._costs)
+
+  def recorded(self, decoding, where, mesh, program) -> Mapping[str, Cost]:
+    """Returns a program's costs.
+
+    Raises:
+      NotCompiled: if there is no record of it.
+    """
     try:
-      result = _estimate(cell, found.values(), log)
-    except RuntimeError as error:
-      print(f'{cell}: {error}', file=sys.stderr, flush=True)
-      continue
-    where = Slice.parse(cell.slice)
-    records.append(
-      path,
-      {
+      return self._costs[_key(decoding, where, mesh, program)]
+    except KeyError:
+      raise NotCompiled(f'{program} of {decoding} on {mesh}') from None
+
+  def compiled(
+    self, decoding, where, mesh, program, log=None
+  ) -> Mapping[str, Cost]:
+    """Returns a program's costs, and records them if they are new."""
+    if _key(decoding, where, mesh, program) not in self._costs:
+      costs = tpu_compile.compile_decoding(
+        decoding, where, mesh, [program], log
+      )
+      record = {
         'experiment': 'decode_times',
-        'cell': dataclasses.asdict(cell),
-        'estimate': result and result.to_dict(),
+        'program': program,
+        'decoding': decoding.to_dict(),
+        'slice': where.name,
+        'mesh': mesh,
+        'costs': {name: cost.to_dict() for name, cost in costs.items()},
         'provenance': {
           **records.provenance(where.generation, where.num_chips),
           'libtpu': tpu_compile.version(),
         },
-      },
-    )
+      }
+      records.append(self._path, record)
+      self._add(record)
+    return self.recorded(decoding, where, mesh, program)
+
+  def _add(self, record):
+    decoding = Decoding.from_dict(record['decoding'])
+    where = Slice.parse(record['slice'])
+    key = _key(decoding, where, record['mesh'], record['program'])
+    self._costs[key] = {
+      name: Cost.from_dict(cost) for name, cost in record['costs'].items()
+    }
+    self.provenance = record['provenance']
+
+
+def read(path: pathlib.Path, todo: Iterable[Cell]) -> dict[Cell, Found]:
+  """Returns those of the cells whose programs all have a record."""
+  programs, found = Programs(path), {}
+  for cell in todo:
+    with contextlib.suppress(NotCompiled):
+      result = _estimate(cell, programs.recorded)
+      found[cell] = Found(cell, result, programs.provenance)
+  return found
+
+
+def run(todo: Iterable[Cell], path: pathlib.Path = RECORDS, log=None):
+  """Compiles the programs that have no record, and appends one for each.
+
+  A cell of which one fails to compile for another reason than memory is told
+  of, and is tried again by the next run.
+  """
+  programs = Programs(path)
+  for cell in todo:
+    before = len(programs)
+    try:
+      result = _estimate(cell, functools.partial(programs.compiled, log=log))
+    except RuntimeError as error:
+      print(f'{cell}: {error}', file=sys.stderr, flush=True)
+      continue
+    if len(programs) == before:
+      continue
     text = 'fits not at all'
     if result:
       seconds = result.a_sample(result.seconds())
@@ -158,19 +208,7 @@ def best(found: Iterable[Found], size: str, num_kv_heads: int) -> Found | None:
   return min(own, key=lambda f: f.seconds, default=None)
 
 
-def _estimate(cell: Cell, found: Iterable[Found], log) -> Estimate | None:
-  encoders = {
-    _encoder(f.estimate.decoding, f.cell.mesh): f.estimate.encode
-    for f in found
-    if f.estimate and f.cell.slice == cell.slice
-  }
-
-  def compile(decoding, where, mesh, program) -> Mapping[str, Cost]:
-    key = _encoder(decoding, mesh)
-    if program == 'encode' and key in encoders:
-      return {'encode': encoders[key]}
-    return tpu_compile.compile_decoding(decoding, where, mesh, [program], log)
-
+def _estimate(cell: Cell, compile: estimate.Compile) -> Estimate | None:
   where = Slice.parse(cell.slice)
   batch_sizes = None
   if cell.batch_per_chip:
@@ -185,15 +223,21 @@ def _estimate(cell: Cell, found: Iterable[Found], log) -> Estimate | None:
   )
 
 
-def _encoder(decoding: Decoding, mesh) -> tuple:
-  """Returns what the encoder's program depends on; not the decoder."""
-  config = dataclasses.replace(
-    decoding.config,
-    num_kv_heads=decoding.config.num_heads,
-    cache_sharding='auto',
-  )
-  rows, length = decoding.encoded_rows, decoding.source_length
-  return config, rows, length, decoding.param_dtype, tuple(mesh)
+def _key(decoding: Decoding, where: Slice, mesh, program: str) -> tuple:
+  """Returns what a program depends on."""
+  rows = decoding.encoded_rows
+  if program == 'decode':
+    decoding = dataclasses.replace(decoding, encoded_rows=decoding.batch_size)
+  else:  # not on the decoder, its cache and the rest of the batch
+    config = dataclasses.replace(
+      decoding.config,
+      num_kv_heads=decoding.config.num_heads,
+      cache_sharding='auto',
+    )
+    decoding = dataclasses.replace(
+      decoding, config=config, batch_size=rows, target_length=1
+    )
+  return program, decoding, where.name, tuple(mesh)
 
 
 def main(
@@ -223,7 +267,7 @@ def main(
   add('--report', action='store_true', help='report alone')
   args = parser.parse_args()
   if args.list:
-    found = read(args.records)
+    found = read(args.records, todo())
     for cell in todo():
       print('done   ' if cell in found else 'missing', cell)
     return 0

@@ -39,7 +39,7 @@ def todo() -> list[Cell]:
 
 def report(records: pathlib.Path, folder: pathlib.Path):
   """Writes report.md and time.png from the records alone."""
-  found = decode_times.read(records)
+  found = decode_times.read(records, todo())
   best = {
     K: chosen
     for K in NUM_KV_HEADS

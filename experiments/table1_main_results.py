@@ -35,7 +35,7 @@ def todo() -> list[Cell]:
 
 def report(records: pathlib.Path, folder: pathlib.Path):
   """Writes report.md from the records alone."""
-  found = decode_times.read(records)
+  found = decode_times.read(records, todo())
   best = {
     model: chosen
     for model in MODELS
