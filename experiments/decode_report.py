@@ -186,8 +186,8 @@ def _encoder(best: Iterable[Found]) -> str:
       f'what is above its bound: {digits(f.seconds - own + bound)} s)'
     )
   return paragraph(f"""
-    The share of the encoder, whose attention weights of 2048 x 2048 positions
-    stream through memory and are priced as such: {'; '.join(lines)}.""")
+    The share of the encoder, which computes its logits of 2048 x 2048 positions
+    twice, so that none lie in memory: {'; '.join(lines)}.""")
 
 
 def _shape(best: Mapping[int, Found], paper) -> str:
