@@ -53,6 +53,7 @@ def grouped_query_attention(
 
 
 def _in_one_pass(query, key, value, biases, dropout_rate=0.0, dropout_rng=None):
+  """softmax(query key^T + biases) value, a group of queries for each key."""
   logits_BKGTS = _logits(query, key, biases)
   probs_BKGTS = jax.nn.softmax(logits_BKGTS.astype(jnp.float32))
   probs_BKGTS = probs_BKGTS.astype(value.dtype)
