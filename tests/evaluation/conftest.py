@@ -13,8 +13,9 @@ def vocabulary(tmp_path_factory):
   return embedded.vocabulary(600, cache_dir=tmp_path_factory.mktemp('cache'))
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def task(vocabulary):
+  """For each file anew: others take tasks out of seqio's registry."""
   return tasks.get_task('wikipedia_summarization', vocabulary)
 
 

@@ -209,7 +209,10 @@ def test_flops_of_each_phase_are_the_rooflines(compiled):
   shape = SMALL, 16, 128
   encode, fill = roofline.encode(*shape), roofline.cache_fill(*shape)
   step = roofline.decode_step(*shape, 24)
-  assert compiled.encode.flops == pytest.approx(encode.flops / 4, rel=0.02)
+  # On a TPU logits are computed twice, and values have a column of ones.
+  twice = 2 * 16 * SMALL.num_heads * 128**2 * (SMALL.head_dim + 1)
+  found = compiled.encode.flops - twice / 4
+  assert found == pytest.approx(encode.flops / 4, rel=0.02)
   assert compiled.step.flops == pytest.approx(step.flops / 4, rel=0.05)
   rest = compiled.decode.flops - 24 * compiled.step.flops
   assert rest == pytest.approx(fill.flops / 4, rel=0.02)
