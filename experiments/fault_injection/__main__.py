@@ -13,8 +13,10 @@ checkpoint may have been done again.
   python -m experiments.fault_injection --kills=50
   python -m experiments.fault_injection --report
 
-Every kill is a line of results/fault_injection/kills.jsonl. With --work_dir an
-interrupted run goes on where it stopped. Exit status 1 if anything differs.
+Every kill is a line of results/fault_injection/kills.jsonl, and so is an
+attempt that ended by itself before its kill, which the next one gets instead.
+With --work_dir an interrupted run goes on where it stopped. Exit status 1 if
+anything differs.
 
 Hardware: two CPU cores, 3 GB of memory; twenty minutes when they are idle.
 Expect no difference, and a survivor to end ten seconds after process 1 has died

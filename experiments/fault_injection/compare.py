@@ -107,6 +107,9 @@ def runs(
     'every survivor ended by itself': all(
       kill['survivor_in_time'] is not False for kill in kills
     ),
+    'every attempt ran until it was killed': not any(
+      kill['ended_before'] for kill in kills
+    ),
   }
   return {'checks': checks, 'differ': differ, 'goodput': spent}
 

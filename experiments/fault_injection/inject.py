@@ -61,7 +61,6 @@ def run(
   found = compare.runs(work_dir / 'reference', work_dir / 'killed', steps, done)
   record = {
     'experiment': 'fault_injection',
-    'kills': len(schedule.struck(done)),
     'kills_planned': num_kills,
     'seed': seed,
     'train_steps': steps,

@@ -33,13 +33,18 @@ def write(folder: pathlib.Path):
   kills = schedule.struck(every)
   plots.steps_over_time(folder / 'steps.png', summary, kills)
   kinds = _kinds(kills, len(every) - len(kills))
-  sections = (_head(summary), _checks(summary), kinds, _time(summary))
+  sections = (
+    _head(summary, len(kills)),
+    _checks(summary),
+    kinds,
+    _time(summary),
+  )
   text = '\n'.join((*sections, _every(every)))
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def _head(summary: Mapping[str, Any]) -> str:
-  kills, planned = summary['kills'], summary['kills_planned']
+def _head(summary: Mapping[str, Any], kills: int) -> str:
+  planned = summary['kills_planned']
   number = str(kills) if kills == planned else f'{kills} of {planned} planned'
   failed = [check for check, holds in summary['checks'].items() if not holds]
   result = 'Nothing differs.'
@@ -105,8 +110,7 @@ def _kinds(kills: Kills, itself: int) -> str:
       joined: the other waits up to 300 s for the first to be started again, as
       it should, and was ended by the experiment. Beside these kills, {itself}
       attempts ended by themselves: on a machine too busy, a heartbeat or the
-      joining comes too late. The next attempt goes on all the same, and gets
-      the kill that was meant for them.""")
+      joining comes too late. The next attempt goes on all the same.""")
   )
 
 

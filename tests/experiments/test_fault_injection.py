@@ -156,6 +156,10 @@ def test_a_run_as_it_should_be_passes(tmp_path, small):
       {'kill': {'survivor_in_time': False}},
       'every survivor ended by itself',
     ),
+    (
+      {'kill': {'ended_before': [1, 1]}},
+      'every attempt ran until it was killed',
+    ),
   ],
 )
 def test_each_check_can_fail(tmp_path, small, changes, check):
@@ -212,7 +216,6 @@ def test_a_listing_tells_whole_from_unfinished_and_damaged(tmp_path):
 def test_the_report_shows_every_kill_and_what_differs(tmp_path):
   summary = {
     'seed': 0,
-    'kills': 2,
     'kills_planned': 50,
     'train_steps': 8,
     'checkpoint_every': 5,

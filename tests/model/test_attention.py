@@ -13,6 +13,10 @@ from gqa_flax.model.attention import (
 
 B, T, S, N, H = 2, 3, 5, 8, 4
 
+in_one_pass_and_two = pytest.mark.parametrize(
+  'attend', [grouped_query_attention, attend_in_two_passes]
+)
+
 
 def repeat_oracle(q_BTNH, k_BSKH, v_BSKH, bias_BNTS):
   """Multi-head attention on keys and values repeated for each query head."""
@@ -33,11 +37,13 @@ def inputs(num_kv_heads, seed=0):
   return q, k, v, np.where(barred, np.float32(-1e10), bias)
 
 
+@in_one_pass_and_two
 @pytest.mark.parametrize('num_kv_heads', [1, 2, 4, 8])
-def test_equals_attention_on_repeated_keys_and_values(num_kv_heads):
+def test_equals_attention_on_repeated_keys_and_values(num_kv_heads, attend):
   q, k, v, bias = inputs(num_kv_heads)
+  bias[1, :, 2] = -1e10  # a row that may read nothing reads the mean
   np.testing.assert_allclose(
-    grouped_query_attention(q, k, v, bias),
+    attend(q, k, v, bias),
     repeat_oracle(q, k, v, bias),
     atol=1e-5,
   )
@@ -111,18 +117,6 @@ def test_one_position_has_logits_in_float32():
   assert share == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.005)
 
 
-@pytest.mark.parametrize('num_kv_heads', [1, 2, 4, 8])
-def test_two_passes_read_the_same(num_kv_heads):
-  q, k, v, bias = inputs(num_kv_heads)
-  positions, mask = bias[:1], bias[:, :1]
-  mask[1, :, 2] = -1e10  # a row that may read nothing reads the mean, as ever
-  np.testing.assert_allclose(
-    attend_in_two_passes(q, k, v, positions, mask),
-    repeat_oracle(q, k, v, positions + mask),
-    atol=1e-5,
-  )
-
-
 def test_two_passes_neither_overflow_nor_vanish():
   q, k, v, bias = inputs(2)
   for shift in (-1e4, 1e4):
@@ -170,11 +164,12 @@ def test_bias_shared_by_heads_or_batch_broadcasts():
     )
 
 
-def test_biases_of_heads_and_of_rows_add_up():
+@in_one_pass_and_two
+def test_biases_of_heads_and_of_rows_add_up(attend):
   q, k, v, bias = inputs(2)
   positions, mask = bias[:1], bias[:, :1]
   np.testing.assert_allclose(
-    grouped_query_attention(q, k, v, positions, mask),
+    attend(q, k, v, positions, mask),
     repeat_oracle(q, k, v, positions + mask),
     atol=1e-5,
   )
