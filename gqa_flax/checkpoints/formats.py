@@ -78,6 +78,7 @@ def write_checkpoint(
   count: int | None = None,
   source: str = '',
   method: str | None = None,
+  dtype: str = 'float32',
   on_slab: OnSlab | None = None,
   on_written: Callable[[epath.Path], None] = lambda folder: None,
 ) -> str:
@@ -97,6 +98,8 @@ def write_checkpoint(
       number for both.
     source: where the parameters come from, for the model card.
     method: how they were converted, for the model card.
+    dtype: of the parameters on disk; of the formats, Hugging Face's alone has
+      a choice, 'bfloat16'.
     on_slab: called with (name, start, rows) before rows are written, from
       several threads; what it raises leaves nothing written.
     on_written: called when all is written and the checkpoint is about to
@@ -107,9 +110,11 @@ def write_checkpoint(
 
   Raises:
     FileExistsError: if there is one already.
-    ValueError: if the parameters are not those of `config`.
+    ValueError: if the parameters are not those of `config`, or the format is
+      not written in the dtype.
   """
   check_format(format, WRITABLE)
+  check_dtype(dtype, format)
   folder = check_destination(path, format)
   check_shapes({n: x.shape for n, x in params.items()}, config, 'the result')
   if format == 'native':
@@ -145,6 +150,7 @@ def write_checkpoint(
       params,
       source=source,
       method=method,
+      dtype=dtype,
       on_slab=on_slab,
     )
     on_written(temporary)
@@ -207,6 +213,18 @@ def check_destination(path, format: str) -> epath.Path:
       f'{path} holds a checkpoint already; give an OUTPUT that does not.'
     )
   return folder
+
+
+def check_dtype(dtype: str, format: str):
+  """Raises ValueError if the format is not written in the dtype."""
+  known = (
+    hugging_face_write.DTYPES if format == 'hugging_face' else ('float32',)
+  )
+  if dtype not in known:
+    raise ValueError(
+      f'The format {format!r} is not written in {dtype!r}; choose an '
+      f'OUTPUT_DTYPE of {", ".join(known)}.'
+    )
 
 
 def check_format(format: str, known):

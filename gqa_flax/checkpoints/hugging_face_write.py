@@ -7,6 +7,7 @@ logits, and reading the folder here gives the grouped model back.
 
 from collections.abc import Callable, Mapping
 
+import ml_dtypes
 import numpy as np
 from etils import epath
 
@@ -26,6 +27,7 @@ from gqa_flax.config import T5Config
 
 # As save_pretrained has it for most of its versions.
 MAX_SHARD_BYTES = 5 * 10**9
+DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
 
 
 def write_checkpoint(
@@ -36,13 +38,14 @@ def write_checkpoint(
   *,
   source: str = '',
   method: str | None = None,
+  dtype: str = 'float32',
   on_slab: Callable[[str, int, np.ndarray], None] | None = None,
   max_shard_bytes: int = MAX_SHARD_BYTES,
 ):
   """Writes a folder that `T5ForConditionalGeneration.from_pretrained` reads.
 
-  Arrays are float32. One array is in memory at a time. An error leaves the
-  folder half-written: give a temporary name and rename it.
+  One array is in memory at a time. An error leaves the folder half-written:
+  give a temporary name and rename it.
 
   Args:
     path: of the folder, which must not exist.
@@ -52,9 +55,11 @@ def write_checkpoint(
     params: by T5X name.
     source: where the parameters come from, for the model card.
     method: by which they were converted, for the model card.
+    dtype: of the arrays: one of `DTYPES`.
     on_slab: called with the T5X name, the first row and the rows of each part
-      of an array that is about to be written, before transposition and
-      repetition, in the order of the rows. What it raises is passed on.
+      of an array that is about to be written, float32 as it will be read,
+      before transposition and repetition, in the order of the rows. What it
+      raises is passed on.
     max_shard_bytes: arrays go to a further file beyond that.
 
   Raises:
@@ -68,12 +73,14 @@ def write_checkpoint(
   arrays = {}
   for name, array in params.items():
     theirs, is_transposed = to_hugging_face(name)
-    array = array.astype(np.float32)
+    # As it will be read.
+    array = array.astype(DTYPES[dtype]).astype(np.float32)
     if on_slab is not None:
       array = observed(array, name, on_slab)
     if is_grouped(name):
       array = repeated(array, config)
-    arrays[theirs] = transposed(array) if is_transposed else array
+    array = transposed(array) if is_transposed else array
+    arrays[theirs] = array.astype(DTYPES[dtype])
   write_arrays(path, arrays, max_shard_bytes)
   write_config(path, config, step)
   (path / 'README.md').write_text(model_card(config, step, source, method))

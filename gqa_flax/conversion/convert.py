@@ -91,6 +91,7 @@ def convert_checkpoint(
   seed: int = 0,
   input_format: str | None = None,
   output_format: str = 'native',
+  output_dtype: str = 'float32',
   optimizer_state: str = 'reset',
   permute_heads: bool = False,
   calibration_task: str | None = None,
@@ -114,6 +115,7 @@ def convert_checkpoint(
     seed: as in `convert_params`.
     input_format: of `formats.READABLE`; None recognises it.
     output_format: of `formats.WRITABLE`.
+    output_dtype: 'float32' or, for Hugging Face's format, 'bfloat16'.
     optimizer_state: 'reset', or 'carry', which keeps Adafactor's statistics
       and rebuilds those of what changed (see `conversion.slots`).
     permute_heads: as in `convert_params`.
@@ -133,6 +135,7 @@ def convert_checkpoint(
       such that are not finite. Nothing is written then.
   """
   formats.check_format(output_format, formats.WRITABLE)
+  formats.check_dtype(output_dtype, output_format)
   if optimizer_state not in ('reset', 'carry'):
     raise ValueError(
       f'OPTIMIZER_STATE is {optimizer_state!r}; choose reset or carry.'
@@ -168,6 +171,7 @@ def convert_checkpoint(
     'permute_heads': permute_heads,
     'optimizer_state': optimizer_state,
     'output_format': output_format,
+    'output_dtype': output_dtype,
   }
 
   def write_record(folder):
@@ -187,6 +191,7 @@ def convert_checkpoint(
     count=source.count if carrying else None,
     source=source.path,
     method=method if changed else None,
+    dtype=output_dtype,
     on_slab=audit,
     on_written=write_record,
   )

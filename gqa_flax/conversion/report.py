@@ -88,6 +88,7 @@ def record(
 def table(record: Mapping[str, Any]) -> str:
   """Returns a conversion's record as a table, one line for alike layers."""
   groups: dict[tuple[str, ...], list[int]] = {}
+  width = 2 if record['output_dtype'] == 'bfloat16' else 4
   for name, array in record['arrays'].items():
     before, after = (
       'x'.join(map(str, array[key])) for key in ('from_shape', 'shape')
@@ -95,7 +96,7 @@ def table(record: Mapping[str, Any]) -> str:
     shapes = before if before == after else f'{before} -> {after}'
     pattern = re.sub(r'layers_\d+', 'layers_*', name)
     key = (array['action'], pattern, shapes)
-    groups.setdefault(key, []).append(4 * int(np.prod(array['shape'])))
+    groups.setdefault(key, []).append(width * int(np.prod(array['shape'])))
   rows = [('action', 'arrays', 'MB', 'name', 'shape')]
   for (action, pattern, shapes), sizes in sorted(groups.items()):
     megabytes = f'{sum(sizes) / 1e6:.1f}'

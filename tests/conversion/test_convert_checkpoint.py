@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -92,6 +93,7 @@ def test_converts_as_the_function_does(
     'source': f'{source}/checkpoint_5',
     'input_format': 'native',
     'output_format': 'native',
+    'output_dtype': 'float32',
     'step': 5,
     'method': 'random',
     'seed': 3,
@@ -219,6 +221,33 @@ def test_a_reset_leaves_no_statistics(output_format, found, tmp_path):
     assert slots is None
   else:
     assert not any(slot.read().any() for slot in slots.values())
+
+
+def test_bfloat16_halves_the_file_and_rounds(tmp_path):
+  for dtype in ('float32', 'bfloat16'):
+    convert(tmp_path / dtype, 'hugging_face', output_dtype=dtype)
+  sizes = [
+    (tmp_path / dtype / 'model.safetensors').stat().st_size
+    for dtype in ('float32', 'bfloat16')
+  ]
+  assert sizes[1] < 0.6 * sizes[0]
+  exact, rounded = (
+    flatten(formats.load_params(tmp_path / dtype)[0])
+    for dtype in ('float32', 'bfloat16')
+  )
+  record = json.loads((tmp_path / 'bfloat16/conversion.json').read_text())
+  for name, array in exact.items():
+    wanted = array.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(rounded[name], wanted)
+    digest = hashlib.sha256(np.ascontiguousarray(wanted).tobytes())
+    assert record['arrays'][name]['sha256'] == digest.hexdigest()
+
+
+@pytest.mark.parametrize('output_format', ['native', 't5x_legacy'])
+def test_the_other_formats_are_float32(output_format, tmp_path):
+  with pytest.raises(ValueError, match="'bfloat16'; choose an OUTPUT_DTYPE"):
+    convert(tmp_path / 'out', output_format, output_dtype='bfloat16')
+  assert not list(tmp_path.iterdir())
 
 
 # Whole or not at all
