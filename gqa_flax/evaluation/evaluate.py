@@ -19,6 +19,7 @@ from gqa_flax.inference import EOS_ID, precision
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
+from gqa_flax.training import progress
 
 __all__ = ['TaskScore', 'evaluate', 'infer']
 
@@ -29,6 +30,7 @@ def evaluate(
   evaluators: Sequence[Callable],
   output_dir: str,
   settings: str = '',
+  best_by: str | None = None,
   mesh: partitioning.MeshShape | None = None,
   cache_sharding: str = 'auto',
   param_dtype: str = 'float32',
@@ -49,6 +51,9 @@ def evaluate(
       named after the split.
     settings: what else decides what is decoded, such as the configuration; if
       it is another after a stop, decoding starts over.
+    best_by: a metric that the run in `checkpoint` logged, such as
+      'validation/rouge1': of its checkpoints the one with the highest is
+      evaluated, instead of the latest.
     mesh: the axes over which batch, parameters and heads are divided.
     cache_sharding: see `T5Config`.
     param_dtype: see `inference.precision.prepare`.
@@ -58,9 +63,12 @@ def evaluate(
     The scores of all evaluators.
 
   Raises:
-    ValueError: several evaluators decode the same split, or a dtype is unknown.
+    ValueError: several evaluators decode the same split, a dtype is unknown, or
+      no checkpoint has a score of `best_by`.
   """
   precision.check_param_dtype(param_dtype)
+  if best_by is not None:
+    checkpoint = _best(checkpoint, best_by)
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   _check_splits([evaluator.split for evaluator in decoders])
   config = dataclasses.replace(
@@ -124,6 +132,23 @@ def _evaluate(
   for partial in partials:
     partial.remove()
   return scores
+
+
+def _best(model_dir: str, metric: str) -> str:
+  """Returns the path of the checkpoint that a run's log calls the best."""
+  logged = progress.records(model_dir)
+  scores = {int(r['step']): r[metric] for r in logged if metric in r}
+  folders = epath.Path(model_dir).glob(f'{native.PREFIX}_*')
+  kept = [native.step_of(folder) for folder in folders]
+  step = native.best_step(scores, among=kept)
+  if step is None:
+    known = sorted({name for record in logged for name in record} - {'step'})
+    raise ValueError(
+      f'No checkpoint of {model_dir} has a score {metric!r}; choose a BEST_BY '
+      f'among what it logged ({", ".join(known) or "nothing"}), or leave it '
+      'None for the latest.'
+    )
+  return f'{model_dir}/{native.PREFIX}_{step}'
 
 
 def _prepare(params, config, param_dtype):

@@ -55,6 +55,7 @@ def train(
   seed: int = 0,
   log_every: int = 50,
   evaluate_every: int = 1000,
+  run_eval_before_training: bool = False,
   checkpoint_every: int = 1000,
   keep: int | None = 2,
   keep_best: str | None = None,
@@ -94,6 +95,8 @@ def train(
     seed: of initialisation and dropout.
     log_every: steps between records.
     evaluate_every: steps between evaluations.
+    run_eval_before_training: whether the evaluators are called before the first
+      step, too.
     checkpoint_every: steps between checkpoints; the last is always written.
     keep: how many of the latest checkpoints to keep; None keeps all. With two,
       there is one to go back to where the newest is damaged.
@@ -163,16 +166,19 @@ def train(
       if keep_best in record:
         scores[int(record['step'])] = record[keep_best]
     evaluated = {record['step'] for record in logged if 'loss' not in record}
-    missed = goes_on and due(first_step) and first_step not in evaluated
+    missed = first_step not in evaluated and (
+      due(first_step) if goes_on else run_eval_before_training
+    )
     if first_step >= train_steps and not missed:
       _say(
         f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.'
       )
       return state
 
-    run = _Run(model_dir, config, evaluators, manager, first_step)
+    run = _Run(model_dir, config, evaluators, manager, first_step, goes_on)
     if missed:
-      run.evaluate(state, keep_best, scores)
+      # What is not saved cannot be the best that is kept.
+      run.evaluate(state, keep_best, scores if goes_on else {})
     compiled = step_function(
       state,
       model=run.model,
@@ -228,9 +234,13 @@ def train(
 class _Run:
   """What belongs to one attempt: model, log, clock and checkpoints."""
 
-  def __init__(self, model_dir, config, evaluators, manager, first_step):
+  def __init__(
+    self, model_dir, config, evaluators, manager, first_step, goes_on
+  ):
     self.model = Transformer(config)
-    self.log = MetricLog(model_dir, first_step, hosts.is_primary())
+    # A new beginning is evaluated anew.
+    last_logged = first_step if goes_on else first_step - 1
+    self.log = MetricLog(model_dir, last_logged, hosts.is_primary())
     self.clock = goodput.Goodput(
       model_dir, first_step, writes=hosts.is_primary()
     )

@@ -120,6 +120,34 @@ def test_the_best_and_the_latest_are_kept(run, tmp_path):
   assert native.best_step(scored) == 4
 
 
+def test_evaluation_before_training_is_of_the_initial_checkpoint(run, tmp_path):
+  def scale(model, params):
+    return {'scale': float(params['encoder']['encoder_norm']['scale'].sum())}
+
+  first = run('first', 2)
+  options = dict(
+    initial_checkpoint=str(tmp_path / 'first'),
+    evaluators=[scale],
+    run_eval_before_training=True,
+    evaluate_every=100,
+    keep_best='scale',
+  )
+
+  def scales():
+    log = progress.records(tmp_path / 'second')
+    return [(r['step'], r['scale']) for r in log if 'scale' in r]
+
+  begun = [(2, scale(None, first.params)['scale'])]
+  run('second', 2, **options)  # nothing to train: evaluated alone
+  assert scales() == begun
+  second = run('second', 3, **options)
+  ended = [*begun, (3, scale(None, second.params)['scale'])]
+  assert scales() == ended
+  run('second', 4, **options)  # goes on: not evaluated at 3 again
+  assert scales()[:2] == ended
+  assert [step for step, _ in scales()] == [2, 3, 4]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
   """A rate that blows the parameters up at step 4: only step 2 is saved."""
 
