@@ -6,13 +6,22 @@ data        data list, data check, data prepare
 scores      compare, average
 cost        cost: memory, bytes and FLOPs from a config alone
 times       time: decoding, measured here or estimated for TPUs
+report      report: all results as one page
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from gqa_flax.cli import cost, data, gin_config, jobs, scores, times
+from gqa_flax.cli import (
+  cost,
+  data,
+  gin_config,
+  jobs,
+  report,
+  scores,
+  times,
+)
 from gqa_flax.cli.gin_config import UsageError
 
 __all__ = ['UsageError', 'main', 'run_function']
@@ -111,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     prog='gqa-flax', description=_DESCRIPTION, formatter_class=raw
   )
   commands = parser.add_subparsers(dest='command', required=True)
-  for module in (jobs, data, scores, cost, times):
+  for module in (jobs, data, scores, cost, times, report):
     module.add_commands(commands)
   return parser
 

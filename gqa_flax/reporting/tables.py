@@ -1,5 +1,7 @@
-"""Markdown: tables and paragraphs."""
+"""Tables as Markdown and as CSV, and paragraphs."""
 
+import csv
+import io
 from collections.abc import Sequence
 
 
@@ -28,6 +30,15 @@ def markdown_table(
   rule = ['---:' if right else '---' for right in numeric]
   lines = [header, rule, *([_cell(x) for x in row] for row in rows)]
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def csv_table(
+  header: Sequence[str], rows: Sequence[Sequence[str | float | int]]
+) -> str:
+  """Returns the same as CSV, numbers in full."""
+  file = io.StringIO()
+  csv.writer(file, lineterminator='\n').writerows([header, *rows])
+  return file.getvalue()
 
 
 def paragraph(text: str) -> str:

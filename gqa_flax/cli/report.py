@@ -1,0 +1,40 @@
+"""`gqa-flax report`: all results as one page."""
+
+import argparse
+import pathlib
+
+_EXAMPLES = """\
+example:
+  gqa-flax report --results=results --output=results.html
+
+The page holds every plot, and needs no other file. It is made of the reports
+in the folder, which the scripts in experiments/ make of their records.
+"""
+
+
+def add_commands(commands):
+  """Adds the command of this file to those of `gqa-flax`."""
+  command = commands.add_parser(
+    'report',
+    help=report.__doc__,
+    description=report.__doc__,
+    epilog=_EXAMPLES,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  command.set_defaults(run=report)
+  add = command.add_argument
+  add('--results', default='results', help='a folder of reports')
+  add('--output', default='results.html', help='the page')
+  add('--debug', action='store_true', help='show tracebacks')
+
+
+def report(args):
+  """Makes one self-contained HTML page of all reports."""
+  from gqa_flax.reporting import page
+
+  text = page.build(args.results)
+  output = pathlib.Path(args.output)
+  temporary = output.with_name(f'{output.name}.tmp')
+  temporary.write_text(text, encoding='utf-8')
+  temporary.replace(output)
+  print(output)
