@@ -5,13 +5,12 @@ a model on one mesh with its cache divided in one way; the largest batch that
 fits it; and what the TPU's compiler says of its programs.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gqa_flax.config import T5Config
@@ -238,42 +237,3 @@ def _key(decoding: Decoding, where: Slice, mesh, program: str) -> tuple:
       decoding, config=config, batch_size=rows, target_length=1
     )
   return program, decoding, where.name, tuple(mesh)
-
-
-def main(
-  description: str,
-  todo: Callable[[], Sequence[Cell]],
-  report: Callable[[pathlib.Path, pathlib.Path], None],
-  results_dir: pathlib.Path,
-) -> int:
-  """Runs the command line of a script: compiles, then reports.
-
-  Args:
-    description: of the script.
-    todo: returns its cells.
-    report: writes what it reports, from the records' path into a folder.
-    results_dir: that folder, by default.
-  """
-  parser = argparse.ArgumentParser(
-    description=description,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add('--scale', default='paper', choices=('paper',))
-  add('--records', default=RECORDS, type=pathlib.Path)
-  add('--results_dir', default=results_dir, type=pathlib.Path)
-  add('--log', default='runs/decode_times.log', type=pathlib.Path)
-  add('--list', action='store_true', help='say which cells exist, and stop')
-  add('--report', action='store_true', help='report alone')
-  args = parser.parse_args()
-  if args.list:
-    found = read(args.records, todo())
-    for cell in todo():
-      print('done   ' if cell in found else 'missing', cell)
-    return 0
-  if not args.report:
-    args.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.log, 'a', encoding='utf-8') as log:
-      run(todo(), args.records, log)
-  report(args.records, args.results_dir)
-  return 0

@@ -5,41 +5,65 @@ time, and more cost more and more; T5-XXL, 2048/512 tokens, on TPU v4. Readings
 of its plot, in seconds a sample and chip (results/paper_values.json): 0.49 for
 1, 0.51 for 8, 0.59 for 16, 0.80 for 32, 2.0 to 2.5 for 64.
 
+  python -m experiments.figure6_num_groups
   python -m experiments.figure6_num_groups --scale paper
   python -m experiments.figure6_num_groups --report
 
-The first compiles T5.1.1-XXL with 1, 4, 8, 16, 32 and 64 key/value heads for
-eight TPU v4 that are not here, for every mesh and both ways of dividing the
-cache, each with the largest batch up to 32 a chip that fits, and estimates the
-time. It goes on where it stopped. The second redraws results/figure6_num_groups
-from results/decode_times/records.jsonl alone.
+The first times the laptop's model with 1, 2, 4 and 8 key/value heads here, and
+sets beside it what that number costs in quality (laptop.md). The second
+compiles T5.1.1-XXL with 1, 4, 8, 16, 32 and 64 key/value heads for eight TPU v4
+that are not here, for every mesh and both ways of dividing the cache, each with
+the largest batch up to 32 a chip that fits, and estimates the time (report.md).
+It goes on where it stopped.
 
-Hardware: a CPU with 8 GB of memory; some 60 programs of one to two minutes on
-one core. Needs `pip install -e '.[tpu-compile]'`.
+Hardware: two CPU cores; half an hour after figure5's cells. The estimates: 8 GB
+of memory, some 60 programs of one to two minutes on one core, and
+`pip install -e '.[tpu-compile]'`.
 """
 
+import itertools
 import pathlib
 import sys
 
 from experiments import decode_plot, decode_report, decode_times
 from experiments.decode_times import Cell
+from experiments.study import command, results
+from experiments.study.cells import ALPHA, Timing
+from experiments.study.results import Found
+from experiments.study.scales import LAPTOP, Scale
+from gqa_flax.reporting import figures
+from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
+from gqa_flax.timing.measure import Measurement
+from gqa_flax.timing.spread import digits
 
 NUM_KV_HEADS = (1, 4, 8, 16, 32, 64)
+LAPTOP_NUM_KV_HEADS = (1, 2, 4, 8)
 SIZE = 'xxl'
 RESULTS = pathlib.Path('results/figure6_num_groups')
 # What T5X's multi-head attention fits, for which a target is set.
 FIXED_BATCH = Cell(SIZE, 64, (1, 1, 8), 'heads', batch_per_chip=16)
 
 
-def todo() -> list[Cell]:
+def cells(scale: Scale) -> list:
+  """Returns the grid; the paper's is of estimates alone."""
+  if scale.name == 'paper':
+    return []
+  timed = [Timing('laptop', K) for K in LAPTOP_NUM_KV_HEADS]
+  uptrained = [
+    _uptrainings(K)[i] for i in range(3) for K in LAPTOP_NUM_KV_HEADS
+  ]
+  return [*timed, *uptrained]
+
+
+def estimates() -> list[Cell]:
   """Returns what is compiled, the likeliest best first."""
-  cells = [cell for K in NUM_KV_HEADS for cell in decode_times.cells(SIZE, K)]
-  return [FIXED_BATCH, *sorted(cells, key=lambda cell: -cell.mesh[2])]
+  every = [cell for K in NUM_KV_HEADS for cell in decode_times.cells(SIZE, K)]
+  return [FIXED_BATCH, *sorted(every, key=lambda cell: -cell.mesh[2])]
 
 
-def report(records: pathlib.Path, folder: pathlib.Path):
+def report_estimates(records: pathlib.Path, folder: pathlib.Path):
   """Writes report.md and time.png from the records alone."""
-  found = decode_times.read(records, todo())
+  found = decode_times.read(records, estimates())
   best = {
     K: chosen
     for K in NUM_KV_HEADS
@@ -48,9 +72,140 @@ def report(records: pathlib.Path, folder: pathlib.Path):
   paper = decode_report.paper_values('figure6_seconds_a_sample')
   folder.mkdir(parents=True, exist_ok=True)
   decode_plot.plot(folder / 'time.png', best, paper)
-  text = decode_report.figure6(best, found, paper, todo())
+  text = decode_report.figure6(best, found, paper, estimates())
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
+def report(found: Found, folder: pathlib.Path):
+  """Writes laptop.md, laptop.csv and laptop.png and .svg."""
+  times, losses = {}, {}
+  for K in LAPTOP_NUM_KV_HEADS:
+    if record := found.get(Timing('laptop', K).name):
+      measured = record['measurement']['measurement']
+      times[K] = Measurement.from_dict(measured)
+    if curve := results.losses(found, _uptrainings(K)):
+      losses[K] = curve[ALPHA]
+  rows = [
+    (
+      str(K),
+      *(_seconds(times[K]) if K in times else [''] * 4),
+      losses[K].shown() if K in losses else '',
+    )
+    for K in LAPTOP_NUM_KV_HEADS
+  ]
+  header = (
+    *('key/value heads', 's a sample', 'encode, s', 'cache fill, s'),
+    *('a step, ms', 'cross-entropy'),
+  )
+  csv = csv_table(
+    ('num_kv_heads', 'seconds_a_sample', 'cross_entropy'),
+    [
+      (K, time.seconds_a_sample, losses[K].mean if K in losses else '')
+      for K, time in times.items()
+    ],
+  )
+  (folder / 'laptop.csv').write_text(csv, encoding='utf-8')
+  if times:
+    _plot(folder / 'laptop.png', times, losses)
+  text = '\n'.join(
+    [
+      "# Figure 6, at the laptop's scale\n",
+      _about(times),
+      markdown_table(header, rows),
+      '![Time and loss by key/value heads](laptop.png)\n',
+      *_claims(times),
+    ]
+  )
+  (folder / 'laptop.md').write_text(text, encoding='utf-8')
+
+
+def _uptrainings(num_kv_heads: int):
+  multi_head = num_kv_heads == LAPTOP.models['laptop'].num_heads
+  method = 'none' if multi_head else 'mean'
+  return results.uptrainings(LAPTOP, 'laptop', num_kv_heads, method)
+
+
+def _seconds(time: Measurement) -> list[str]:
+  step = time.seconds()['steps'] / time.decoding.target_length
+  return [
+    digits(time.seconds_a_sample),
+    str(time.encode),
+    str(time.fill_cache),
+    digits(1e3 * step),
+  ]
+
+
+def _about(times) -> str:
+  what = ''
+  if times:
+    first = next(iter(times.values()))
+    decoding = first.decoding
+    what = f"""{decoding.batch_size} sequences of {decoding.source_length}
+    tokens and {decoding.target_length} steps of the laptop's model on one
+    {first.device.upper()}, medians (and quartiles) of {first.repeats} repeats;
+    beside them"""
+  return paragraph(
+    f"""Measured here: {what} the loss on held-out prose after converting by the
+    mean and uptraining for {ALPHA:.0%} (mean and 95% interval over three
+    seeds). Nothing here is a number of the paper's, whose times are estimated
+    in report.md."""
+  )
+
+
+def _claims(times) -> list[str]:
+  if len(times) < len(LAPTOP_NUM_KV_HEADS):
+    return []
+  seconds = {K: time.seconds_a_sample for K, time in times.items()}
+  ratios = ', '.join(
+    f'{K} take {s / seconds[1]:.2f} times as long as 1'
+    for K, s in seconds.items()
+    if K > 1
+  )
+  rises = all(
+    seconds[a] <= seconds[b] for a, b in itertools.pairwise(LAPTOP_NUM_KV_HEADS)
+  )
+  order = 'never take' if rises else 'do not always take'
+  more = 'less time' if rises else 'more time'
+  return [f'More key/value heads {order} {more}: {ratios}.\n']
+
+
+def _plot(path, times, losses):
+  figure, axes = figures.new()
+  axes.plot(
+    [*times],
+    [1e3 * time.seconds_a_sample for time in times.values()],
+    marker='o',
+    color=figures.COLORS[0],
+  )
+  axes.set_xscale('log', base=2)
+  axes.set_xticks([*times], [str(K) for K in times])
+  axes.minorticks_off()
+  axes.set_ylim(bottom=0)
+  axes.set_xlabel('key/value heads')
+  axes.set_ylabel('ms a sample', color=figures.COLORS[0])
+  if losses:
+    right = axes.twinx()
+    right.errorbar(
+      [*losses],
+      [seeds.mean for seeds in losses.values()],
+      yerr=[seeds.half_width for seeds in losses.values()],
+      marker='s',
+      capsize=3,
+      linestyle='--',
+      color=figures.COLORS[1],
+    )
+    right.set_ylabel(
+      'cross-entropy after uptraining, nats', color=figures.COLORS[1]
+    )
+    right.spines[['top']].set_visible(False)
+  figures.save(figure, path)
+
+
 if __name__ == '__main__':
-  sys.exit(decode_times.main(__doc__, todo, report, RESULTS))
+  sys.exit(
+    command.main(
+      command.Script(
+        __doc__, RESULTS, cells, report, estimates, report_estimates
+      )
+    )
+  )

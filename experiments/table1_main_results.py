@@ -1,41 +1,94 @@
-"""Table 1, the column of times: T_infer of the paper's four models.
+"""Table 1: quality and time of the paper's four models.
 
-The paper: seconds a sample and chip on eight TPU v4, 2048/512 tokens, the
-largest batch up to 32 a chip that fits, and the partitioning that suits each
-model: MHA-Large 0.37, MHA-XXL 1.51, MQA-XXL 0.24, GQA-8-XXL 0.28.
+The paper: T5-Large and T5-XXL with multi-head attention, and T5-XXL uptrained
+as MQA and as GQA-8, fine-tuned on seven tasks; average score on the dev splits
+and T_infer, seconds a sample and chip on eight TPU v4 (2048/512 tokens, the
+largest batch up to 32 a chip that fits, the partitioning that suits each):
+MHA-Large 46.0 and 0.37 s, MHA-XXL 47.2 and 1.51, MQA-XXL 46.6 and 0.24,
+GQA-8-XXL 47.1 and 0.28.
 
-  python -m experiments.table1_main_results --scale paper
+  python -m experiments.table1_main_results
+  python -m experiments.table1_main_results --scale paper --only times
+  python -m experiments.table1_main_results --scale paper --dry_run
   python -m experiments.table1_main_results --report
 
-The first compiles the models' decoding for eight TPU v4 that are not here and
-estimates the time; it shares its records with experiments.figure6_num_groups,
-and goes on where it stopped. The second redraws results/table1_main_results
-from results/decode_times/records.jsonl alone. (The columns of quality are not
-here yet.)
+The first fine-tunes the laptop's models on two tasks with three seeds, and
+times their decoding here (laptop.md). The second compiles the decoding of the
+paper's models for eight TPU v4 that are not here and estimates the time
+(report.md); it shares its records with experiments.figure6_num_groups. The
+third prints the jobs of the whole table at the paper's size, with what they
+take.
 
-Hardware: a CPU with 8 GB of memory; some 30 programs of one to two minutes on
-one core. Needs `pip install -e '.[tpu-compile]'`.
+Hardware: two CPU cores; an hour and a half after figure5's cells, which it
+begins with. The estimates: 8 GB of memory, some 30 programs of one to two
+minutes on one core, and `pip install -e '.[tpu-compile]'`.
 """
 
+import dataclasses
 import pathlib
 import sys
 
 from experiments import decode_report, decode_times
-from experiments.decode_times import Cell
+from experiments.study import command, results
+from experiments.study.cells import ALPHA, FineTuning, Timing, Uptraining
+from experiments.study.results import Found
+from experiments.study.scales import LAPTOP, Scale
+from experiments.study.spread import Seeds
+from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
+from gqa_flax.timing.measure import Measurement
+from gqa_flax.timing.spread import digits
 
+RESULTS = pathlib.Path('results/table1_main_results')
 # By size and number of key/value heads, in the paper's order.
 MODELS = (('large', 16), ('xxl', 64), ('xxl', 1), ('xxl', 8))
-RESULTS = pathlib.Path('results/table1_main_results')
+LAPTOP_MODELS = (
+  ('laptop_small', 4),
+  ('laptop', 8),
+  ('laptop', 1),
+  ('laptop', 2),
+)
 
 
-def todo() -> list[Cell]:
+def method(scale: Scale, size: str, num_kv_heads: int) -> str:
+  """Returns how a model of the table is made from its checkpoint."""
+  multi_head = num_kv_heads == scale.models[size].num_heads
+  return 'none' if multi_head else 'mean'
+
+
+def starts(scale: Scale, size: str, num_kv_heads: int) -> list[Uptraining]:
+  """Returns what a model's fine-tuning begins with, one a seed."""
+  how = method(scale, size, num_kv_heads)
+  if scale.name == 'laptop':
+    return results.uptrainings(scale, size, num_kv_heads, how)
+  alpha = scale.multi_head_alpha if how == 'none' else ALPHA
+  return [
+    Uptraining(size, num_kv_heads, how, seed, alpha) for seed in scale.seeds
+  ]
+
+
+def cells(scale: Scale) -> list:
+  """Returns the grid."""
+  models = MODELS if scale.name == 'paper' else LAPTOP_MODELS
+  tuned = [
+    FineTuning(start, task, min(start.alpha, ALPHA))
+    for seed in scale.seeds
+    for model in models
+    for start in starts(scale, *model)
+    if start.seed == seed
+    for task in scale.tasks
+  ]
+  timed = [] if scale.name == 'paper' else [Timing(*model) for model in models]
+  return [*timed, *tuned]
+
+
+def estimates() -> list[decode_times.Cell]:
   """Returns what is compiled."""
   return [cell for model in MODELS for cell in decode_times.cells(*model)]
 
 
-def report(records: pathlib.Path, folder: pathlib.Path):
+def report_estimates(records: pathlib.Path, folder: pathlib.Path):
   """Writes report.md from the records alone."""
-  found = decode_times.read(records, todo())
+  found = decode_times.read(records, estimates())
   best = {
     model: chosen
     for model in MODELS
@@ -43,9 +96,151 @@ def report(records: pathlib.Path, folder: pathlib.Path):
   }
   paper = decode_report.paper_values('table1_seconds_a_sample')
   folder.mkdir(parents=True, exist_ok=True)
-  text = decode_report.table1(best, found, paper, todo())
+  text = decode_report.table1(best, found, paper, estimates())
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What the laptop's records say of a model.
+
+  Attributes:
+    name: as in the paper, but for the sizes.
+    time: of decoding; None if it is not measured yet.
+    scores: by task, of all seeds; those that are there.
+  """
+
+  name: str
+  time: Measurement | None
+  scores: dict[str, Seeds]
+
+  @property
+  def average(self) -> Seeds | None:
+    """The mean over the tasks, seed by seed; None unless all are there."""
+    if len(self.scores) < len(LAPTOP.tasks):
+      return None
+    by_seed = zip(*(seeds.values for seeds in self.scores.values()))
+    return Seeds.of([sum(values) / len(values) for values in by_seed])
+
+
+def rows(found: Found) -> list[Row]:
+  """Returns the laptop's table, in the paper's order."""
+  return [_row(found, size, K) for size, K in LAPTOP_MODELS]
+
+
+def _row(found: Found, size: str, num_kv_heads: int) -> Row:
+  attention = {'none': 'MHA', 'mean': f'GQA-{num_kv_heads}'}
+  kind = attention[method(LAPTOP, size, num_kv_heads)]
+  kind = 'MQA' if num_kv_heads == 1 else kind
+  timed = found.get(Timing(size, num_kv_heads).name)
+  time = timed and Measurement.from_dict(timed['measurement']['measurement'])
+  models = starts(LAPTOP, size, num_kv_heads)
+  by_task = {
+    task: results.scores(found, LAPTOP, models, task) for task in LAPTOP.tasks
+  }
+  return Row(
+    f'{kind}, small' if size == 'laptop_small' else kind,
+    time,
+    {task: seeds for task, seeds in by_task.items() if seeds},
+  )
+
+
+def report(found: Found, folder: pathlib.Path):
+  """Writes laptop.md and laptop.csv from the records alone."""
+  table = rows(found)
+  header = (
+    *('model', 's a sample', 'average'),
+    *(f'{name}, {task.metric}' for name, task in LAPTOP.tasks.items()),
+  )
+  shown = [
+    (
+      row.name,
+      digits(row.time.seconds_a_sample) if row.time else '',
+      row.average.shown(2) if row.average else '',
+      *(
+        row.scores[task].shown(2) if task in row.scores else ''
+        for task in LAPTOP.tasks
+      ),
+    )
+    for row in table
+  ]
+  csv = csv_table(
+    ('model', 'task', 'metric', 'seed', 'score'),
+    [
+      (row.name, task, LAPTOP.tasks[task].metric, seed, value)
+      for row in table
+      for task, seeds in row.scores.items()
+      for seed, value in zip(LAPTOP.seeds, seeds.values, strict=True)
+    ],
+  )
+  (folder / 'laptop.csv').write_text(csv, encoding='utf-8')
+  text = '\n'.join(
+    [
+      "# Table 1, at the laptop's scale\n",
+      _about(table),
+      markdown_table(header, shown),
+      '## What the paper claims\n',
+      *_claims({row.name: row for row in table}),
+    ]
+  )
+  (folder / 'laptop.md').write_text(text, encoding='utf-8')
+
+
+def _about(table) -> str:
+  return paragraph(
+    f"""The model of ../pretraining and a smaller one beside it, both multi-head
+    and trained for {LAPTOP.multi_head_alpha:.0%} longer, and the first
+    converted by the mean and uptrained for as much; fine-tuned on two tasks,
+    the checkpoint of the best validation score, decoded greedily and scored on
+    the test split: mean and 95% interval over {len(LAPTOP.seeds)} seeds, by
+    Student's t. {_timing(table)} Nothing here is a number of the paper's, whose
+    times are estimated in report.md."""
+  )
+
+
+def _timing(table) -> str:
+  timed = [row.time for row in table if row.time]
+  if not timed:
+    return ''
+  decoding = timed[0].decoding
+  return (
+    f'The time is that of {decoding.batch_size} sequences of '
+    f'{decoding.source_length} tokens and {decoding.target_length} steps on '
+    f'one {timed[0].device.upper()}, the median of {timed[0].repeats} repeats.'
+  )
+
+
+def _claims(row) -> list[str]:
+  lines = []
+  averages = {name: r.average for name, r in row.items() if r.average}
+  for better, worse in (
+    ('MHA', 'MHA, small'),
+    ('GQA-2', 'MHA, small'),
+    ('MQA', 'MHA, small'),
+    ('GQA-2', 'MQA'),
+    ('MHA', 'GQA-2'),
+  ):
+    if better in averages and worse in averages:
+      gap = averages[better].minus(averages[worse])
+      lines.append(
+        f'- {better} scores above {worse} by {gap.shown(2)}: {gap.verdict}.'
+      )
+  times = {name: r.time.seconds_a_sample for name, r in row.items() if r.time}
+  if len(times) == len(row):
+    fastest = times['MQA']
+    lines.append(
+      f'- MQA decodes {times["MHA"] / fastest:.2f} times as fast as MHA, and '
+      f'GQA-2 takes {times["GQA-2"] / fastest:.2f} times as long as MQA '
+      '(paper: 6.29 and 1.17).'
+    )
+  return [*lines, '']
+
+
 if __name__ == '__main__':
-  sys.exit(decode_times.main(__doc__, todo, report, RESULTS))
+  sys.exit(
+    command.main(
+      command.Script(
+        __doc__, RESULTS, cells, report, estimates, report_estimates
+      )
+    )
+  )

@@ -68,12 +68,12 @@ def run(tmp_path_factory):
     patch.setattr(tpu_compile, 'compile_decoding', compiler)
     patch.setattr(tpu_compile, 'version', lambda: '0.0')
     for script in (figure6_num_groups, table1_main_results):
-      decode_times.run(script.todo(), path)
+      decode_times.run(script.estimates(), path)
   return path, compiler
 
 
 def test_cells_are_the_papers_models_on_every_mesh():
-  cells = figure6_num_groups.todo()
+  cells = figure6_num_groups.estimates()
   own = [cell for cell in cells if not cell.batch_per_chip]
   assert {cell.num_kv_heads for cell in own} == {1, 4, 8, 16, 32, 64}
   assert len(own) == 6 * 7 and len(set(own)) == len(own)
@@ -85,14 +85,14 @@ def test_cells_are_the_papers_models_on_every_mesh():
     assert (where.generation, where.num_chips) == ('v4', 8)
     assert (cell.source_length, cell.target_length) == (2048, 512)
     assert cell.config.dtype == 'bfloat16' and cell.config.emb_dim == 4096
-  models = {cell.model for cell in table1_main_results.todo()}
+  models = {cell.model for cell in table1_main_results.estimates()}
   assert models == {'MHA-Large', 'MHA-XXL', 'MQA-XXL', 'GQA-8-XXL'}
 
 
 def test_a_run_goes_on_and_leaves_out_what_failed(run, monkeypatch):
   path, compiler = run
-  found = decode_times.read(path, figure6_num_groups.todo())
-  missing = set(figure6_num_groups.todo()) - set(found)
+  found = decode_times.read(path, figure6_num_groups.estimates())
+  missing = set(figure6_num_groups.estimates()) - set(found)
   assert missing and all(
     cell.mesh == (1, 1, 8) and cell.cache_sharding == 'heads'
     for cell in missing
@@ -132,7 +132,7 @@ def test_what_was_compiled_is_kept_when_the_next_program_fails(
 
 def test_figure6_says_what_the_records_say(run, tmp_path):
   path, _ = run
-  figure6_num_groups.report(path, tmp_path)
+  figure6_num_groups.report_estimates(path, tmp_path)
   text = (tmp_path / 'report.md').read_text()
   rows = {line.split(' | ')[0]: line for line in text.splitlines()}
   # 0.2 for the encoder and 512 steps of 8 ms for 32 a chip, exchanges of 10
@@ -154,13 +154,13 @@ def test_figure6_says_what_the_records_say(run, tmp_path):
   assert '| MQA, 32 a chip | 1.00 |' in text
   before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
   assert set(before) == {'report.md', 'time.png'}
-  figure6_num_groups.report(path, tmp_path)
+  figure6_num_groups.report_estimates(path, tmp_path)
   assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
 
 def test_table1_says_what_the_records_say(run, tmp_path):
   path, _ = run
-  table1_main_results.report(path, tmp_path)
+  table1_main_results.report_estimates(path, tmp_path)
   text = (tmp_path / 'report.md').read_text()
   lines = [line for line in text.splitlines() if line.startswith('| ')]
   (row,) = (line for line in lines if line.startswith('| GQA-8-XXL | 0.28 |'))

@@ -1,0 +1,155 @@
+"""Appendix A: is training stable?
+
+The paper's claim: MQA trained from scratch is unstable (T5-Large: loss spikes
+in pre-training, and fine-tuning on long inputs diverges at once); uptrained MQA
+is steadier but varies, so that unstable tasks average three fine-tuning runs;
+GQA is stable.
+
+  python -m experiments.appendix_a_stability
+  python -m experiments.appendix_a_stability --scale paper --dry_run
+  python -m experiments.appendix_a_stability --report
+
+At the laptop's scale: MHA and MQA from scratch for an eighth of the
+pre-training, with three seeds each, beside the uptrained models of Figure 5 and
+their fine-tuning (Table 1), by the spikes of the training loss.
+
+The rule: a spike is a logged loss, the mean of 50 steps, that is at least 10%
+above the lowest logged before.
+
+Hardware: two CPU cores, 50 minutes after the cells of figure5 and table1.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from experiments import table1_main_results
+from experiments.study import command
+from experiments.study.cells import FromScratch
+from experiments.study.results import Found
+from experiments.study.scales import LAPTOP, Scale
+from experiments.study.spread import Seeds
+from gqa_flax.reporting import figures
+from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
+
+RESULTS = pathlib.Path('results/appendix_a_stability')
+SPIKE = 1.1
+
+
+def from_scratch(scale: Scale) -> list[FromScratch]:
+  """Returns multi-head and multi-query models, a seed of both at a time."""
+  if scale.name == 'paper':
+    size, steps, heads = 'large', scale.pretraining_steps, (1,)
+  else:
+    size, steps, heads = 'laptop', scale.pretraining_steps // 8, (8, 1)
+  return [
+    FromScratch(size, K, steps, seed) for seed in scale.seeds for K in heads
+  ]
+
+
+def cells(scale: Scale) -> list:
+  """Returns the grid."""
+  if scale.name == 'paper':
+    return from_scratch(scale)
+  return [*from_scratch(scale), *_tuned()]
+
+
+def _tuned():
+  return [
+    cell
+    for cell in table1_main_results.cells(LAPTOP)
+    if cell.kind == 'finetuning' and cell.start.size == 'laptop'
+  ]
+
+
+def spikes(losses: Sequence[float]) -> int:
+  """Returns how many logged losses are spikes, by the rule above."""
+  count, lowest = 0, losses[0]
+  for loss in losses[1:]:
+    count += loss >= SPIKE * lowest
+    lowest = min(lowest, loss)
+  return count
+
+
+def report(found: Found, folder: pathlib.Path):
+  """Writes report.md, spikes.csv and losses.png and .svg."""
+  curves = {
+    cell: [tuple(point) for point in found[cell.name]['losses']]
+    for cell in cells(LAPTOP)
+    if cell.name in found
+  }
+  groups: dict[tuple[str, str], list] = {}
+  for cell in curves:
+    groups.setdefault(_group(cell), []).append(cell)
+  rows = []
+  for (what, model), members in groups.items():
+    counts = [spikes([loss for _, loss in curves[c]]) for c in members]
+    last = Seeds.of([curves[c][-1][1] for c in members])
+    rows.append(
+      (what, model, len(members), ', '.join(map(str, counts)), last.shown())
+    )
+  csv = csv_table(
+    ('cell', 'spikes', 'last_loss'),
+    [
+      (c.name, spikes([loss for _, loss in curve]), curve[-1][1])
+      for c, curve in curves.items()
+    ],
+  )
+  (folder / 'spikes.csv').write_text(csv, encoding='utf-8')
+  _plot(folder / 'losses.png', curves)
+  header = ('training', 'model', 'seeds', 'spikes, by seed', 'last loss')
+  text = '\n'.join(
+    [
+      '# Appendix A: stability\n',
+      _ABOUT,
+      markdown_table(header, rows),
+      '![Training losses from scratch](losses.png)\n',
+    ]
+  )
+  (folder / 'report.md').write_text(text, encoding='utf-8')
+
+
+_ABOUT = paragraph(
+  f"""Training losses at the laptop's scale. A spike is a logged loss, the mean
+  of 50 steps, that is at least {SPIKE - 1:.0%} above the lowest logged before.
+  From scratch: the model of ../pretraining, multi-head and multi-query from the
+  first step on, for an eighth of its steps. Fine-tuning: the uptrained models
+  of ../table1_main_results/laptop.md. A model of 4.7 million parameters, at
+  rates that suit it, need not show what one of 800 million does: nothing here
+  is a number of the paper's."""
+)
+
+
+def _group(cell) -> tuple[str, str]:
+  if cell.kind == 'from_scratch':
+    return 'from scratch', _attention(cell.num_kv_heads)
+  return f'fine-tuning, {cell.task}', _attention(cell.start.num_kv_heads)
+
+
+def _attention(K: int) -> str:
+  return {1: 'MQA', 8: 'MHA'}.get(K, f'GQA-{K}')
+
+
+def _plot(path, curves):
+  figure, axes = figures.new()
+  colors = {8: '#444444', 1: figures.COLORS[1]}
+  labelled = set()
+  for cell, curve in curves.items():
+    if cell.kind == 'from_scratch':
+      K = cell.num_kv_heads
+      axes.plot(
+        *zip(*curve),
+        color=colors[K],
+        linewidth=0.9,
+        label=None if K in labelled else _attention(K),
+      )
+      labelled.add(K)
+  axes.set_xlabel('step')
+  axes.set_ylabel('training loss, nats a token')
+  if labelled:
+    axes.legend(fontsize=8, frameon=False)
+  figures.save(figure, path)
+
+
+if __name__ == '__main__':
+  sys.exit(command.main(command.Script(__doc__, RESULTS, cells, report)))

@@ -1,0 +1,131 @@
+"""The command line of the scripts that train: list, run, report."""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments import decode_times
+from experiments.study import budget, grid
+from experiments.study.cells import Cell
+from experiments.study.grid import Grid
+from experiments.study.scales import LAPTOP, SCALES, Scale
+
+Found = Mapping[str, Mapping[str, Any]]
+# By what name --only finds the estimates.
+TIMES = 'times'
+_LOG = pathlib.Path('runs/decode_times.log')
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+  """A script of the paper's tables and figures.
+
+  Attributes:
+    description: its docstring.
+    results_dir: where its reports go.
+    cells: returns the cells of a scale.
+    report: writes into a folder what the laptop's records say.
+    estimates: returns what is compiled for TPUs at the paper's scale.
+    report_estimates: writes into a folder what their records say.
+  """
+
+  description: str
+  results_dir: pathlib.Path
+  cells: Callable[[Scale], Sequence[Cell]]
+  report: Callable[[Found, pathlib.Path], None]
+  estimates: Callable[[], Sequence[decode_times.Cell]] | None = None
+  report_estimates: Callable[[pathlib.Path, pathlib.Path], None] | None = None
+
+
+def main(script: Script, argv: Sequence[str] | None = None) -> int:
+  """Runs what is missing, then reports; returns the exit status."""
+  args = _parser(script).parse_args(argv)
+  study = Grid(SCALES[args.scale], args.records)
+  chosen = [
+    cell
+    for cell in script.cells(study.scale)
+    if any(part in cell.name for part in args.only)
+  ]
+  estimates: Sequence[decode_times.Cell] = ()
+  if script.estimates and args.scale == 'paper':
+    if any(part in TIMES for part in args.only):
+      estimates = script.estimates()
+  if args.list:
+    done = {*study.found()}
+    compiled = {*decode_times.read(args.decode_times, estimates)}
+    for cell in (*estimates, *chosen):
+      is_done = cell in compiled or getattr(cell, 'name', None) in done
+      print('done   ' if is_done else 'missing', getattr(cell, 'name', cell))
+    return 0
+  if args.dry_run:
+    print(dry_run(study.scale, chosen))
+    return 0
+  if not args.report:
+    if estimates:
+      _LOG.parent.mkdir(parents=True, exist_ok=True)
+      with open(_LOG, 'a', encoding='utf-8') as log:
+        decode_times.run(estimates, args.decode_times, log)
+    study.run(chosen)
+  args.results_dir.mkdir(parents=True, exist_ok=True)
+  if script.report_estimates:
+    script.report_estimates(args.decode_times, args.results_dir)
+  script.report(Grid(LAPTOP, args.records).found(), args.results_dir)
+  return 1 if not args.report and study.missing(chosen) else 0
+
+
+def _parser(script: Script) -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=script.description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--scale', default='laptop', choices=SCALES)
+  add('--dry_run', action='store_true', help='print the jobs, run nothing')
+  add('--list', action='store_true', help='say which cells exist, and stop')
+  add(
+    '--only',
+    nargs='+',
+    default=[''],
+    metavar='PART',
+    help=f'cells whose name has one of these in it; {TIMES}: the estimates',
+  )
+  add('--report', action='store_true', help='redraw the report, run nothing')
+  add('--records', default=grid.RECORDS, type=pathlib.Path)
+  add('--decode_times', default=decode_times.RECORDS, type=pathlib.Path)
+  add('--results_dir', default=script.results_dir, type=pathlib.Path)
+  return parser
+
+
+def dry_run(scale: Scale, cells: Sequence[Cell]) -> str:
+  """Returns the jobs of the cells, each once, and what they take."""
+  lines, seen, budgets = [], set(), []
+  for cell in cells:
+    lines.append(f'# {cell.name}')
+    for job in cell.jobs(scale):
+      if job.done in seen:
+        continue
+      seen.add(job.done)
+      lines.append(f'{job}\n')
+      if scale.name == 'paper' and (found := budget.budget(job)):
+        budgets.append((job, found))
+        lines.append(f'# {found}\n')
+  if budgets:
+    lines += ['', *_sums(budgets)]
+  return '\n'.join(lines)
+
+
+def _sums(budgets) -> list[str]:
+  total = sum(b.chip_hours for _, b in budgets)
+  lines = [f'In all {total:,.0f} chip-hours of TPU v4.']
+  for job, b in budgets:
+    if 'xxl' in job.gin_files[0] and 'uptrain' in job.gin_files[-1]:
+      lines.append(
+        f'{job.bindings["MODEL_DIR"]}: {b.chip_hours / 24:,.0f} chip-days of '
+        f'v4; {budget.v3_chip_days(b):,.0f} of v3 at the same utilisation. '
+        f'The paper says some {budget.PAPER_V3_CHIP_DAYS} for alpha = 0.05, in '
+        f"which this model's FLOPs would be {budget.paper_utilisation(b):.0%} "
+        "of v3's peak."
+      )
+  return lines

@@ -1,0 +1,274 @@
+"""What the paper's tables and figures share: jobs, cells, records, budgets."""
+
+import itertools
+import json
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import (
+  appendix_a_stability,
+  figure4_checkpoint_conversion,
+  figure5_uptraining_proportion,
+  figure6_num_groups,
+  table1_main_results,
+)
+from experiments.study import budget, command, grid, results
+from experiments.study.cells import FineTuning, FromScratch, Timing, Uptraining
+from experiments.study.jobs import Job, JobError
+from experiments.study.scales import LAPTOP, PAPER
+from experiments.study.spread import Seeds
+from gqa_flax import cli
+from gqa_flax.reporting import records
+
+SCRIPTS = (
+  appendix_a_stability,
+  figure4_checkpoint_conversion,
+  figure5_uptraining_proportion,
+  figure6_num_groups,
+  table1_main_results,
+)
+
+
+class Counted:
+  """A cell whose only job writes a file, or fails so many times."""
+
+  kind = 'counted'
+
+  def __init__(self, folder, name='counted/0', failures=0):
+    self.folder, self.name, self.failures = folder, name, failures
+    self.runs = 0
+
+  def jobs(self, scale):
+    return [self]
+
+  # As a job, too.
+  command, arguments = 'train', ['train']
+
+  @property
+  def done(self):
+    return str(self.folder / 'done')
+
+  def run(self, log):
+    self.runs += 1
+    if self.runs <= self.failures:
+      raise JobError('gqa-flax train ended with status 1')
+    (self.folder / 'train.gin').write_text('A = 1\n')
+    (self.folder / 'train_provenance.json').write_text('{"device": "cpu"}')
+
+  def numbers(self, scale):
+    return {'answer': 42}
+
+
+def test_a_cell_is_run_once_and_its_record_says_how(tmp_path):
+  study = grid.Grid(LAPTOP, tmp_path / 'records.jsonl')
+  cell = Counted(tmp_path)
+  study.run([cell])
+  study.run([cell])
+  assert cell.runs == 1
+  (record,) = records.read(tmp_path / 'records.jsonl')
+  assert record['seconds'] >= 0
+  del record['seconds']
+  assert record == {
+    'scale': 'laptop',
+    'cell': 'counted/0',
+    'status': 'done',
+    'answer': 42,
+    'jobs': [
+      {
+        'arguments': ['train'],
+        'gin': 'A = 1\n',
+        'provenance': {'device': 'cpu'},
+      }
+    ],
+  }
+  assert study.found() == {'counted/0': study.found()['counted/0']}
+  # The same cell of the other scale is another.
+  assert grid.Grid(PAPER, tmp_path / 'records.jsonl').missing([cell]) == [cell]
+
+
+def test_what_fails_is_recorded_and_tried_again(tmp_path, capsys):
+  study = grid.Grid(LAPTOP, tmp_path / 'records.jsonl')
+  failing = Counted(tmp_path, failures=1)
+  after = Counted(tmp_path, 'counted/1')
+  study.run([failing, after])
+  assert [*study.found()] == ['counted/1']
+  assert 'status 1' in capsys.readouterr().err
+  study.run([failing, after])
+  statuses = [r['status'] for r in records.read(tmp_path / 'records.jsonl')]
+  assert statuses == ['failed', 'done', 'done']
+  assert (failing.runs, after.runs) == (2, 1)
+
+
+def test_a_job_is_a_command_for_the_shell(tmp_path, monkeypatch):
+  job = Job(
+    'train',
+    ('a.gin', 'b.gin'),
+    {'TRAIN_STEPS': 3, 'TASK_FEATURE_LENGTHS': "{'inputs': 4}"},
+    done=str(tmp_path / 'done'),
+  )
+  assert str(job).split(' \\\n  ') == [
+    'gqa-flax',
+    'train',
+    '--gin_file=a.gin',
+    '--gin_file=b.gin',
+    '--gin.TRAIN_STEPS=3',
+    """'--gin.TASK_FEATURE_LENGTHS={'"'"'inputs'"'"': 4}'""",
+  ]
+  script = tmp_path / 'python'
+  script.write_text('#!/bin/sh\necho "$@"\necho no such file >&2\nexit 3\n')
+  script.chmod(0o755)
+  monkeypatch.setattr(sys, 'executable', str(script))
+  with pytest.raises(JobError, match='status 3: no such file'):
+    job.run(tmp_path / 'logs' / 'log')
+  log = (tmp_path / 'logs' / 'log').read_text()
+  assert '-m gqa_flax.cli train --gin_file=a.gin' in log
+  (tmp_path / 'done').touch()
+  job.run(tmp_path / 'logs' / 'log')
+  assert (tmp_path / 'logs' / 'log').read_text() == log
+
+
+@pytest.mark.parametrize('scale', [PAPER, LAPTOP], ids=lambda s: s.name)
+def test_names_and_folders_tell_all_cells_apart(scale):
+  """Of all scripts; a job with one result is one command everywhere."""
+  cells, commands = {}, {}
+  for cell in itertools.chain(*(script.cells(scale) for script in SCRIPTS)):
+    assert cells.setdefault(cell.name, cell) == cell
+    for job in cell.jobs(scale):
+      assert commands.setdefault(job.done, str(job)) == str(job)
+  assert len(cells) > 20
+
+
+@pytest.mark.parametrize('scale', [PAPER, LAPTOP], ids=lambda s: s.name)
+def test_gin_accepts_every_kind_of_job(scale, capsys):
+  size = next(reversed(scale.models))
+  start = Uptraining(size, 1, 'subspace')
+  jobs = [*FromScratch(size, 1, 10).jobs(scale), *Timing(size, 1).jobs(scale)]
+  for task in scale.tasks:
+    jobs += FineTuning(start, task).jobs(scale)
+  for job in {job.done: job for job in jobs}.values():
+    arguments = [a for a in job.arguments if not a.startswith('--output')]
+    if job.command == 'train' and scale is PAPER:
+      arguments.append('--num_devices=64')
+    assert cli.main([*arguments, '--dry_run']) == 0, capsys.readouterr().err
+    operative = capsys.readouterr().out
+    for name, value in job.bindings.items():
+      assert f'{name} = ' in operative and str(value).strip("'{") in operative
+
+
+def test_fine_tuning_begins_where_uptraining_was_at_the_alpha(tmp_path):
+  start = Uptraining('laptop', 2, 'mean', seed=1, alpha=0.1)
+  uptrain = start.jobs(LAPTOP)[-1]
+  finetune = FineTuning(start, 'verse_translation').jobs(LAPTOP)[-2]
+  checkpoint = finetune.bindings['INITIAL_CHECKPOINT_PATH']
+  folder, step = checkpoint.rsplit('/checkpoint_', 1)
+  assert folder == uptrain.bindings['MODEL_DIR']
+  steps = LAPTOP.pretraining_steps
+  assert int(step) == round(1.05 * steps)
+  # A checkpoint is written there, and kept.
+  assert (int(step) - steps) % uptrain.bindings['EVALUATE_EVERY'] == 0
+  assert uptrain.bindings['KEEP_CHECKPOINTS'] is None
+  at_once = FineTuning(start, 'verse_translation', alpha=0.0).jobs(LAPTOP)[-2]
+  converted = start.jobs(LAPTOP)[0].bindings['OUTPUT']
+  assert at_once.bindings['INITIAL_CHECKPOINT_PATH'] == converted
+
+
+def test_alphas_of_the_losses(tmp_path, monkeypatch):
+  cell = Uptraining('laptop', 2, 'mean', alpha=0.1)
+  monkeypatch.chdir(tmp_path)
+  log = tmp_path / cell.folder(LAPTOP) / 'metrics.jsonl'
+  log.parent.mkdir(parents=True)
+  steps = LAPTOP.pretraining_steps
+  log.write_text(
+    ''.join(
+      json.dumps(line) + '\n'
+      for line in (
+        {'step': steps, 'validation/cross_entropy': 3.0},
+        {'step': steps + 50, 'loss': 2.5},
+        {'step': steps * 105 // 100, 'validation/cross_entropy': 2.0},
+      )
+    )
+  )
+  assert cell.numbers(LAPTOP) == {'losses': [[0.0, 3.0], [0.05, 2.0]]}
+
+
+def test_interval_over_seeds():
+  values = [1.0, 2.0, 4.5]
+  seeds = Seeds.of(values)
+  low, high = scipy.stats.t.interval(
+    0.95, 2, np.mean(values), scipy.stats.sem(values)
+  )
+  assert seeds.mean - seeds.half_width == pytest.approx(low)
+  assert seeds.mean + seeds.half_width == pytest.approx(high)
+  # What all seeds share falls out of a difference.
+  other = Seeds.of([x + 1 for x in values])
+  assert other.minus(seeds).half_width == pytest.approx(0)
+  assert other.minus(seeds).verdict == 'holds'
+  assert seeds.minus(other).verdict == '**does not hold**'
+  assert 'undecided' in Seeds.of([-1.0, 1.1, 0.2]).verdict
+  assert Seeds.of([3.0]).shown() == '3.000'
+
+
+@pytest.mark.parametrize(
+  'level, alpha', [(4.0, 0.0), (3.0, 0.01), (2.5, 0.015), (1.0, None)]
+)
+def test_where_a_curve_reaches_a_level(level, alpha):
+  found = results.reached_at({0.0: 4.0, 0.01: 3.0, 0.02: 2.0}, level)
+  assert found == (alpha if alpha is None else pytest.approx(alpha))
+
+
+def test_the_budget_of_the_compiled_step_is_its_time():
+  start = Uptraining('xxl', 8, 'mean')
+  _, uptrain, finetune, score = FineTuning(start, 'arxiv').jobs(PAPER)
+  (recorded,) = [
+    r
+    for r in records.read(budget.SCALE_RECORDS)
+    if (r['job'], r['slice']) == ('uptraining', budget.SLICE)
+  ]
+  found = budget.budget(uptrain)
+  assert found.is_compiled and found.steps == 50_000
+  assert found.flops == 50_000 * recorded['model_flops']
+  assert found.mesh == tuple(recorded['mesh'])
+  assert found.chip_hours == pytest.approx(
+    50_000 * found.step_seconds * 64 / 3600
+  )
+  assert budget.budget(finetune).is_compiled  # 2048/512, batch 128
+  assert budget.budget(score) is None
+  # Fewer heads, fewer FLOPs, at the same utilisation.
+  mqa = budget.budget(Uptraining('xxl', 1, 'mean').jobs(PAPER)[1])
+  assert not mqa.is_compiled
+  assert mqa.chip_hours / found.chip_hours == pytest.approx(
+    mqa.flops / found.flops
+  )
+  assert 0.9 < mqa.chip_hours / found.chip_hours < 1
+
+
+def test_a_dry_run_says_each_job_once_and_what_all_take():
+  text = command.dry_run(PAPER, figure4_checkpoint_conversion.cells(PAPER))
+  assert text.count('gqa-flax \\\n  convert') == 3
+  assert text.count('runs/uptrain.gin') == 3
+  assert text.count('runs/finetune.gin') == text.count('runs/evaluate.gin') == 9
+  assert 'In all' in text and 'chip-hours' in text
+
+
+def test_the_list_and_the_choice_of_cells(tmp_path, capsys):
+  path = tmp_path / 'records.jsonl'
+  first = figure4_checkpoint_conversion.cells(LAPTOP)[0]
+  records.append(
+    path, {'scale': 'laptop', 'cell': first.name, 'status': grid.DONE}
+  )
+  script = command.Script(
+    'about',
+    tmp_path,
+    figure4_checkpoint_conversion.cells,
+    figure4_checkpoint_conversion.report,
+  )
+  arguments = ['--list', f'--records={path}']
+  assert command.main(script, arguments) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 33 and lines[0] == f'done    {first.name}'
+  assert all(line.startswith('missing') for line in lines[1:])
+  assert command.main(script, [*arguments, '--only', 'random', 'first']) == 0
+  assert len(capsys.readouterr().out.splitlines()) == 12
