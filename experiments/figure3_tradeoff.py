@@ -26,6 +26,7 @@ from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 from gqa_flax.timing.spread import digits
 
 RESULTS = pathlib.Path('results/figure3_tradeoff')
+cells = table1_main_results.cells
 PAPER = pathlib.Path('results/paper_values.json')
 
 
@@ -97,9 +98,8 @@ def _plot(path, points, paper):
 
 _OFFSET = {'textcoords': 'offset points'}
 
+
+SCRIPT = command.Script(__doc__, RESULTS, cells, report)
+
 if __name__ == '__main__':
-  sys.exit(
-    command.main(
-      command.Script(__doc__, RESULTS, table1_main_results.cells, report)
-    )
-  )
+  sys.exit(command.main(SCRIPT))

@@ -169,5 +169,7 @@ def _plot(path, curves, multi_head):
   figures.save(figure, path)
 
 
+SCRIPT = command.Script(__doc__, RESULTS, cells, report)
+
 if __name__ == '__main__':
-  sys.exit(command.main(command.Script(__doc__, RESULTS, cells, report)))
+  sys.exit(command.main(SCRIPT))

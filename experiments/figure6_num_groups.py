@@ -201,11 +201,9 @@ def _plot(path, times, losses):
   figures.save(figure, path)
 
 
+SCRIPT = command.Script(
+  __doc__, RESULTS, cells, report, estimates, report_estimates
+)
+
 if __name__ == '__main__':
-  sys.exit(
-    command.main(
-      command.Script(
-        __doc__, RESULTS, cells, report, estimates, report_estimates
-      )
-    )
-  )
+  sys.exit(command.main(SCRIPT))

@@ -34,6 +34,16 @@ def write(
   samples = _samples(predictions)
   lines = [json.dumps(sample, ensure_ascii=False) for sample in samples]
   _write_whole(folder / 'predictions.jsonl', '\n'.join(lines) + '\n')
+  redraw(folder)
+
+
+def redraw(results_dir):
+  """Writes report.md and ablation.png from records and predictions."""
+  folder = pathlib.Path(results_dir)
+  records, samples = (
+    [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    for name in ('records.jsonl', 'predictions.jsonl')
+  )
   _plot(folder / 'ablation.png', records)
   _write_whole(folder / 'report.md', report(records, samples))
 

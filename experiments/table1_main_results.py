@@ -236,11 +236,9 @@ def _claims(row) -> list[str]:
   return [*lines, '']
 
 
+SCRIPT = command.Script(
+  __doc__, RESULTS, cells, report, estimates, report_estimates
+)
+
 if __name__ == '__main__':
-  sys.exit(
-    command.main(
-      command.Script(
-        __doc__, RESULTS, cells, report, estimates, report_estimates
-      )
-    )
-  )
+  sys.exit(command.main(SCRIPT))

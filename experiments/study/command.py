@@ -68,11 +68,30 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
       with open(_LOG, 'a', encoding='utf-8') as log:
         decode_times.run(estimates, args.decode_times, log)
     study.run(chosen)
-  args.results_dir.mkdir(parents=True, exist_ok=True)
-  if script.report_estimates:
-    script.report_estimates(args.decode_times, args.results_dir)
-  script.report(Grid(LAPTOP, args.records).found(), args.results_dir)
+  redraw(script, args.records, args.decode_times, args.results_dir)
   return 1 if not args.report and study.missing(chosen) else 0
+
+
+def redraw(
+  script: Script,
+  records: pathlib.Path,
+  times: pathlib.Path,
+  folder: pathlib.Path,
+):
+  """Writes a script's reports from the records alone.
+
+  Args:
+    script: whose.
+    records: of the laptop's cells; without any of its own it has no report.
+    times: records of `decode_times`.
+    folder: made if absent.
+  """
+  if script.report_estimates:
+    script.report_estimates(times, folder)
+  found = Grid(LAPTOP, records).found()
+  if any(cell.name in found for cell in script.cells(LAPTOP)):
+    folder.mkdir(parents=True, exist_ok=True)
+    script.report(found, folder)
 
 
 def _parser(script: Script) -> argparse.ArgumentParser:

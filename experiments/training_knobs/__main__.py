@@ -1,23 +1,25 @@
 """What each memory and speed knob costs and saves, and which default follows.
 
 REMAT_POLICY, MICROBATCHES, the activations' dtype, the donated state and
-COMPILATION_CACHE, in two parts:
+COMPILATION_CACHE, in three parts:
 
+- plan: the bytes of a device by `gqa-flax train --dry_run`, for the programs of
+  the next part and for the paper's jobs.
 - tpu: the whole training step of T5.1.1-Base with GQA-4, uptraining (128
   packed rows of 512/114 tokens), compiled for one TPU v4 chip on a machine
   without TPUs, for every remat policy and 1, 2 and 4 microbatches: bytes, the
-  compiler's estimate of the time, FLOPs that are computed again; beside it, the
-  activations by `gqa-flax train --dry_run`.
+  compiler's estimate of the time, FLOPs that are computed again.
 - cpu: seconds a step on this machine, which take turns, of T5.1.1-Small with
   two layers a stack; and seconds from the start of `gqa-flax train` to its
   first finished step, without a compilation cache, with an empty one and with a
   full one.
 
+  python -m experiments.training_knobs --part plan
   python -m experiments.training_knobs --part tpu
   python -m experiments.training_knobs --part cpu
   python -m experiments.training_knobs --report
 
-Without --part both are done; the third redraws the report from the records.
+Without --part all are done; the last redraws the report from the records.
 These go to results/training_knobs/ as they come; a run that was interrupted
 goes on where it stopped, and --new_run measures the part for the CPU again.
 
@@ -38,12 +40,19 @@ REPEATS = 7
 START_REPEATS = 4
 
 
+def plan(path):
+  """Plans everything, and appends what is news."""
+  from experiments.training_knobs import compiled
+
+  compiled.plan_programs(path, cells.tpu_model(), cells.ROWS, cells.PROGRAMS)
+  compiled.plan_jobs(path, cells.plans())
+
+
 def tpu(path, log_path: pathlib.Path):
-  """Plans and compiles what the records lack."""
+  """Compiles what the records lack."""
   from experiments.training_knobs import compiled
 
   log_path.parent.mkdir(parents=True, exist_ok=True)
-  compiled.write_plans(path, cells.plans())
   with open(log_path, 'a', encoding='utf-8') as log:
     compiled.compile_programs(
       path, cells.tpu_model(), cells.ROWS, cells.PROGRAMS, log
@@ -66,7 +75,8 @@ def main() -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--part', choices=('tpu', 'cpu'), help='default: both')
+  parts = ('plan', 'tpu', 'cpu')
+  parser.add_argument('--part', choices=parts, help='default: all')
   parser.add_argument('--results_dir', default='results/training_knobs')
   parser.add_argument(
     '--log', default='runs/training_knobs.log', type=pathlib.Path
@@ -78,9 +88,12 @@ def main() -> int:
   args = parser.parse_args()
   results = pathlib.Path(args.results_dir)
   path = results / 'records.jsonl'
-  if not args.report and args.part != 'cpu':
+  chosen = [] if args.report else [args.part] if args.part else parts
+  if 'plan' in chosen:
+    plan(path)
+  if 'tpu' in chosen:
     tpu(path, args.log)
-  if not args.report and args.part != 'tpu':
+  if 'cpu' in chosen:
     from experiments.training_knobs import summary
 
     number = summary.last_run(records.read(path)) + args.new_run

@@ -47,13 +47,6 @@ def compile_programs(
     except RuntimeError as error:
       print(f'{knobs}: {error}', file=sys.stderr, flush=True)
       continue
-    planned = plan(
-      config=step.config,
-      batch_size=rows,
-      sequence_length=cells.LENGTHS,
-      microbatches=knobs.microbatches,
-      num_devices=1,
-    )
     lengths = step.source_length, step.target_length
     _append(
       path,
@@ -61,30 +54,50 @@ def compile_programs(
       key,
       step=step.to_dict(),
       model_flops=flops.training_flops(step.config, rows, *lengths),
-      planned=planned['bytes'],
       cost=cost.to_dict(),
     )
     print(f'{key}: {cost.compile_seconds:.0f} s', flush=True)
 
 
-def write_plans(path, todo: Iterable[PlanCell]):
-  """Appends what the plan says of the jobs that the records lack."""
+def plan_programs(path, model: T5Config, rows: int, todo: Iterable[Knobs]):
+  """Appends what the plan says of the programs, where that is news."""
+  for knobs in todo:
+    found = plan(
+      config=knobs.config(model),
+      batch_size=rows,
+      sequence_length=cells.LENGTHS,
+      microbatches=knobs.microbatches,
+      num_devices=1,
+    )
+    _append_plan(path, 'program_plan', _key(knobs, rows, model), found)
+
+
+def plan_jobs(path, todo: Iterable[PlanCell]):
+  """Appends what the plan says of the paper's jobs, where that is news."""
   for cell in todo:
     key = {'job': cell.job, 'size': cell.size, 'remat': cell.remat}
-    if _done(path, 'plan', key):
-      continue
     arguments = cell.arguments()
-    found = plan(**arguments)
-    _append(
+    _append_plan(
       path,
       'plan',
       key,
+      plan(**arguments),
       batch_size=arguments['batch_size'],
       sequence_length=arguments['sequence_length'],
-      mesh=found['mesh'],
-      planned=found['bytes'],
     )
-    print(key, flush=True)
+
+
+def _append_plan(path, what: str, key, found, **fields):
+  """Appends a plan unless the newest record of its cell says the same."""
+  fields |= {'mesh': found['mesh'], 'planned': found['bytes']}
+  known = [
+    {name: record[name] for name in fields}
+    for record in records.read(path)
+    if (record['what'], record['key']) == (what, key)
+  ]
+  if known[-1:] != [fields]:
+    _append(path, what, key, **fields)
+    print(f'{what} {key}', flush=True)
 
 
 def _key(knobs: Knobs, rows: int, model: T5Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the records come to: programs, plans, steps and starts by cell."""
 
 import dataclasses
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -52,9 +53,8 @@ class Program:
   @property
   def planned_temporaries(self) -> int:
     """What of the plan is no argument."""
-    # Records before the plan counted what is computed again do not have it.
     names = ('gradients', 'activations', 'recomputed')
-    return sum(self.planned.get(name, 0) for name in names)
+    return sum(self.planned[name] for name in names)
 
   @property
   def ratio(self) -> float:
@@ -122,7 +122,12 @@ class Start:
 
 
 def programs(found: Sequence[Mapping[str, Any]]) -> list[Program]:
-  """Returns the compiled steps, the newest of each cell."""
+  """Returns the compiled steps with their plans, the newest of each cell."""
+  planned = {
+    _hashable(record['key']): record['planned']
+    for record in found
+    if record['what'] == 'program_plan'
+  }
   newest = {}
   for record in found:
     if record['what'] == 'program':
@@ -132,10 +137,14 @@ def programs(found: Sequence[Mapping[str, Any]]) -> list[Program]:
         knobs,
         key['rows'],
         record['model_flops'],
-        record['planned'],
+        planned[_hashable(key)],
         Cost.from_dict(record['cost']),
       )
   return sorted(newest.values(), key=lambda p: _order(p.knobs))
+
+
+def _hashable(key: Mapping[str, Any]) -> str:
+  return json.dumps(key, sort_keys=True)
 
 
 def plans(found: Sequence[Mapping[str, Any]]) -> list[Plan]:

@@ -42,9 +42,13 @@ def program(remat, microbatches, dtype, temporary, seconds):
       'rows': cells.ROWS,
     },
     'model_flops': 1e9,
-    'planned': {'gradients': GIB, 'activations': 2 * GIB, 'recomputed': GIB},
     'cost': dataclasses.asdict(cost),
   }
+
+
+def program_plan(record):
+  planned = {'gradients': GIB, 'activations': 2 * GIB, 'recomputed': GIB}
+  return {'what': 'program_plan', 'key': record['key'], 'planned': planned}
 
 
 def plan(job, size, remat, gib):
@@ -56,7 +60,7 @@ def plan(job, size, remat, gib):
   }
 
 
-RECORDS = [
+PROGRAMS = [
   program('none', 1, 'bfloat16', 8 * GIB, 0.4),
   program('dots', 1, 'bfloat16', 4 * GIB, 0.5),
   program('full', 1, 'bfloat16', 2 * GIB, 0.6),
@@ -64,6 +68,10 @@ RECORDS = [
   program('full', 4, 'bfloat16', GIB // 2, 0.7),
   program('full', 1, 'float32', 4 * GIB, 0.8),
   program('none', 4, 'bfloat16', 2 * GIB, 0.44),
+]
+RECORDS = [
+  *PROGRAMS,
+  *map(program_plan, PROGRAMS),
   plan('uptraining', 'base', 'none', 10),
   plan('uptraining', 'base', 'dots', 5),
   plan('uptraining', 'base', 'full', 2),
@@ -165,8 +173,6 @@ def test_what_fails_to_compile_is_tried_again_and_what_is_done_is_not(
 
   monkeypatch.setattr(tpu_compile, 'compile_train_step', compile_train_step)
   monkeypatch.setattr(tpu_compile, 'version', lambda: '0.0')
-  planned = {'gradients': GIB, 'activations': GIB, 'recomputed': 0}
-  monkeypatch.setattr(compiled, 'plan', lambda **_: {'bytes': planned})
   todo = [
     cells.Knobs(remat, parts, 'bfloat16')
     for remat, parts in (('none', 1), ('dots', 1), ('none', 2))
@@ -187,6 +193,30 @@ def test_what_fails_to_compile_is_tried_again_and_what_is_done_is_not(
   assert (
     found[0]['step']['packed'] and found[0]['provenance']['libtpu'] == '0.0'
   )
+
+
+def test_a_plan_is_recorded_where_it_is_news(tmp_path, monkeypatch):
+  path, found = tmp_path / 'records.jsonl', {'activations': 1}
+  monkeypatch.setattr(tpu_compile, 'version', lambda: '0.0')
+  monkeypatch.setattr(
+    compiled, 'plan', lambda **_: {'bytes': dict(found), 'mesh': {'data': 1}}
+  )
+  programs = [cells.Knobs('full', 1, 'bfloat16')]
+  jobs = [cells.PlanCell('uptraining', 'base', 'full')]
+
+  def run():
+    compiled.plan_programs(path, cells.tpu_model(), 16, programs)
+    compiled.plan_jobs(path, jobs)
+    return [
+      (r['what'], r['planned']['activations']) for r in records.read(path)
+    ]
+
+  first = [('program_plan', 1), ('plan', 1)]
+  assert run() == first
+  assert run() == first
+  found['activations'] = 2
+  assert run() == [*first, ('program_plan', 2), ('plan', 2)]
+  assert summary.plans(records.read(path))[0].planned == {'activations': 2}
 
 
 def test_a_run_of_the_other_part_goes_on_with_what_is_missing(

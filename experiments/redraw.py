@@ -1,0 +1,88 @@
+"""Makes every table, plot and report anew, from the records alone.
+
+  python -m experiments.redraw
+  gqa-flax report
+
+The first writes over what is derived in results/ and leaves records as they
+are: the same records give the same bytes. The second puts all reports on one
+page.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+
+from experiments import (
+  appendix_a_stability,
+  conversion_scale,
+  figure3_tradeoff,
+  figure4_checkpoint_conversion,
+  figure5_uptraining_proportion,
+  figure6_num_groups,
+  kv_cache,
+  low_precision,
+  quickstart_report,
+  roofline_check,
+  table1_main_results,
+)
+from experiments.fault_injection import report as fault_injection
+from experiments.input_pipeline import report as input_pipeline
+from experiments.peers import report as peers
+from experiments.real_checkpoint import report as real_checkpoint
+from experiments.scale import report as scale
+from experiments.study import command
+from experiments.training_knobs import report as training_knobs
+
+# What writes a folder's report from the records in it.
+REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
+  'conversion': conversion_scale.report,
+  'fault_injection': fault_injection.write,
+  'input_pipeline': input_pipeline.write,
+  'kv_cache': kv_cache.report,
+  'low_precision': low_precision.report,
+  'peers': peers.write,
+  'quickstart': quickstart_report.redraw,
+  'real_checkpoint': real_checkpoint.write,
+  'roofline_check': roofline_check.report,
+  'scale': scale.write,
+  'training_knobs': training_knobs.write,
+}
+# These have their records in results/study and, for times that are estimated,
+# in results/decode_times.
+STUDY = (
+  appendix_a_stability,
+  figure3_tradeoff,
+  figure4_checkpoint_conversion,
+  figure5_uptraining_proportion,
+  figure6_num_groups,
+  table1_main_results,
+)
+
+
+def redraw(results: pathlib.Path):
+  """Writes all that is derived from a folder of records."""
+  for name, report in REPORTS.items():
+    report(results / name)
+  for module in STUDY:
+    script = module.SCRIPT
+    command.redraw(
+      script,
+      results / 'study' / 'records.jsonl',
+      results / 'decode_times' / 'records.jsonl',
+      results / script.results_dir.name,
+    )
+
+
+def main() -> int:
+  """Redraws everything."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--results', default='results', type=pathlib.Path)
+  redraw(parser.parse_args().results)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
