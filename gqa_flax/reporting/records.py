@@ -43,8 +43,8 @@ def provenance(device_kind: str, num_devices: int) -> dict[str, Any]:
     num_devices: how many of them.
 
   Returns:
-    Time (UTC), git revision ('-dirty' if files differ from it, None outside a
-    checkout), versions, platform and devices.
+    Time (UTC), git revision (see `git_revision`), versions, platform and
+    devices.
   """
   return {
     'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
@@ -72,16 +72,25 @@ def processor() -> str | None:
 
 
 def git_revision() -> str | None:
-  """Returns the revision of the checkout that this package lies in."""
-  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
+  """Returns the revision of the checkout that this package lies in.
+
+  It ends in '-dirty' if files differ from it, but for results/, which the
+  records themselves change. None outside a checkout.
+  """
   try:
-    result = subprocess.run(
-      command,
-      cwd=pathlib.Path(__file__).parent,
-      capture_output=True,
-      text=True,
-      check=True,
-    )
+    revision = _git('rev-parse', 'HEAD')
+    changed = _git('status', '--porcelain', '-uno', '--', ':/', ':!/results')
   except (OSError, subprocess.CalledProcessError):
     return None
+  return f'{revision}-dirty' if changed else revision
+
+
+def _git(*arguments: str) -> str:
+  result = subprocess.run(
+    ['git', *arguments],
+    cwd=pathlib.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
   return result.stdout.strip()

@@ -1,5 +1,7 @@
 """Records, tables and plots: what is read back, and the same bytes twice."""
 
+import subprocess
+
 import pytest
 
 from gqa_flax.reporting import plots, records
@@ -19,6 +21,36 @@ def test_provenance_names_versions_and_devices():
   assert (provenance['device_kind'], provenance['num_devices']) == ('cpu', 8)
   assert provenance['versions']['jax']
   assert len(provenance['git_revision'].removesuffix('-dirty')) == 40
+
+
+def test_only_what_is_no_result_makes_a_checkout_dirty(tmp_path, monkeypatch):
+  def git(*arguments):
+    subprocess.run(['git', *arguments], cwd=tmp_path, check=True)
+
+  package = tmp_path / 'gqa_flax' / 'reporting'
+  package.mkdir(parents=True)
+  (tmp_path / 'results').mkdir()
+  code, result = package / 'records.py', tmp_path / 'results' / 'records.jsonl'
+  for path in (code, result):
+    path.write_text('1\n')
+  git('init', '-q')
+  git('add', '-A')
+  who = ('-c', 'user.name=a', '-c', 'user.email=a@b.c')
+  git(*who, 'commit', '-q', '-m', 'first')
+  monkeypatch.setattr(records, '__file__', str(code))
+  revision = records.git_revision()
+  assert len(revision) == 40
+  result.write_text('2\n')
+  (tmp_path / 'new').write_text('no part of the checkout\n')
+  assert records.git_revision() == revision
+  code.write_text('2\n')
+  assert records.git_revision() == f'{revision}-dirty'
+
+
+def test_outside_a_checkout_there_is_no_revision(tmp_path, monkeypatch):
+  monkeypatch.setattr(records, '__file__', str(tmp_path / 'records.py'))
+  monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
+  assert records.git_revision() is None
 
 
 def test_table():
