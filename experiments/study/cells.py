@@ -7,7 +7,6 @@ from where the jobs wrote them. Jobs that several cells need are done once.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 from experiments.study.jobs import Job
@@ -120,15 +119,15 @@ class Uptraining:
       },
       done=f'{converted}/conversion.json',
     )
-    every = round(0.1 * scale.pretraining_steps / scale.evaluations)
     if self.alpha == 0:
       return [convert]
+    every = round(0.1 * scale.pretraining_steps / scale.evaluations)
     last = step(scale, self.alpha)
     train = Job(
       'train',
       (model.gin_file, *scale.pretraining_files, _UPTRAIN),
       {
-        **_heads(self.num_kv_heads),
+        'NUM_KV_HEADS': self.num_kv_heads,
         'INITIAL_CHECKPOINT_PATH': converted,
         'MODEL_DIR': self.folder(scale),
         'TRAIN_STEPS': last,
@@ -139,7 +138,7 @@ class Uptraining:
         'KEEP_CHECKPOINTS': None,
         **scale.bindings['pretraining'],
       },
-      done=f'{self.folder(scale)}/checkpoint_{last}',
+      done=f'{self.folder(scale)}/train.done',
       steps=last - scale.pretraining_steps,
     )
     return [convert, train]
@@ -187,7 +186,7 @@ class FineTuning:
       'train',
       (model.gin_file, *task.gin_files, 'gin_configs/runs/finetune.gin'),
       {
-        **_heads(self.start.num_kv_heads),
+        'NUM_KV_HEADS': self.start.num_kv_heads,
         'INITIAL_CHECKPOINT_PATH': self.start.checkpoint(scale, self.alpha),
         'MODEL_DIR': folder,
         'TRAIN_STEPS': last,
@@ -197,7 +196,7 @@ class FineTuning:
         **task.bindings,
         **scale.bindings['finetuning'],
       },
-      done=f'{folder}/checkpoint_{last}',
+      done=f'{folder}/train.done',
       steps=task.steps,
     )
     score = Job(
@@ -260,13 +259,13 @@ class FromScratch:
           _PRETRAIN,
         ),
         {
-          **_heads(self.num_kv_heads),
+          'NUM_KV_HEADS': self.num_kv_heads,
           'MODEL_DIR': folder,
           'TRAIN_STEPS': self.steps,
           'RANDOM_SEED': self.seed,
           **scale.bindings['pretraining'],
         },
-        done=f'{folder}/checkpoint_{self.steps}',
+        done=f'{folder}/train.done',
         steps=self.steps,
       )
     ]
@@ -310,7 +309,7 @@ class Timing:
         'time',
         (scale.models[self.size].gin_file, 'gin_configs/runs/time.gin'),
         {
-          **_heads(self.num_kv_heads),
+          'NUM_KV_HEADS': self.num_kv_heads,
           'TASK_FEATURE_LENGTHS': str({'inputs': source, 'targets': target}),
           'BATCH_SIZE': self.batch_size,
           'PARAM_DTYPE': 'float32',
@@ -326,7 +325,3 @@ class Timing:
     """Returns what `gqa-flax time` measured."""
     path = pathlib.Path(scale.work_dir, f'{self.name}.jsonl')
     return {'measurement': json.loads(path.read_text().splitlines()[-1])}
-
-
-def _heads(num_kv_heads: int) -> Mapping[str, Any]:
-  return {'NUM_KV_HEADS': num_kv_heads}

@@ -21,7 +21,9 @@ class Job:
     command: of gqa-flax.
     gin_files: later ones win.
     bindings: of macros.
-    done: a file that is there when the job has been done.
+    done: a file that is there when the job has been done: the last that the
+      command writes or, where that is a checkpoint before its evaluation, an
+      empty one.
     steps: of training.
     options: further arguments.
   """
@@ -78,3 +80,4 @@ class Job:
         f'gqa-flax {self.command} ended with status {status}: {last} '
         f'(all of it: {log_path})'
       )
+    pathlib.Path(self.done).touch()

@@ -125,7 +125,11 @@ def test_a_job_is_a_command_for_the_shell(tmp_path, monkeypatch):
     job.run(tmp_path / 'logs' / 'log')
   log = (tmp_path / 'logs' / 'log').read_text()
   assert '-m gqa_flax.cli train --gin_file=a.gin' in log
-  (tmp_path / 'done').touch()
+  assert not job.is_done
+  script.write_text('#!/bin/sh\n')
+  job.run(tmp_path / 'logs' / 'log')
+  assert job.is_done
+  log = (tmp_path / 'logs' / 'log').read_text()
   job.run(tmp_path / 'logs' / 'log')
   assert (tmp_path / 'logs' / 'log').read_text() == log
 
