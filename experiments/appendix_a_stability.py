@@ -62,10 +62,37 @@ def _tuned():
   ]
 
 
-def spikes(losses: Sequence[float]) -> int:
+def _curves(found: Found):
+  return {
+    cell: [tuple(point) for point in found[cell.name]['losses']]
+    for cell in cells(LAPTOP)
+    if cell.name in found
+  }
+
+
+def _groups(curves) -> dict[tuple[str, str], list]:
+  groups: dict[tuple[str, str], list] = {}
+  for cell in curves:
+    groups.setdefault(_group(cell), []).append(cell)
+  return groups
+
+
+def claims(found: Found) -> list[str]:
+  """Returns what becomes of the paper's claim at the laptop's scale."""
+  curves, lines = _curves(found), []
+  for (what, model), members in _groups(curves).items():
+    spiky = sum(spikes(curves[cell]) > 0 for cell in members)
+    lines.append(
+      f'- {model}, {what}: {spiky} of {len(members)} runs have a spike of the '
+      'training loss.'
+    )
+  return lines
+
+
+def spikes(curve: Sequence[tuple[int, float]]) -> int:
   """Returns how many logged losses are spikes, by the rule above."""
-  count, lowest = 0, losses[0]
-  for loss in losses[1:]:
+  count, lowest = 0, curve[0][1]
+  for _, loss in curve[1:]:
     count += loss >= SPIKE * lowest
     lowest = min(lowest, loss)
   return count
@@ -73,26 +100,18 @@ def spikes(losses: Sequence[float]) -> int:
 
 def report(found: Found, folder: pathlib.Path):
   """Writes report.md, spikes.csv and losses.png and .svg."""
-  curves = {
-    cell: [tuple(point) for point in found[cell.name]['losses']]
-    for cell in cells(LAPTOP)
-    if cell.name in found
-  }
-  groups: dict[tuple[str, str], list] = {}
-  for cell in curves:
-    groups.setdefault(_group(cell), []).append(cell)
+  curves = _curves(found)
   rows = []
-  for (what, model), members in groups.items():
-    counts = [spikes([loss for _, loss in curves[c]]) for c in members]
-    last = Seeds.of([curves[c][-1][1] for c in members])
+  for (what, model), members in _groups(curves).items():
+    counts = [spikes(curves[cell]) for cell in members]
+    last = Seeds.of([curves[cell][-1][1] for cell in members])
     rows.append(
       (what, model, len(members), ', '.join(map(str, counts)), last.shown())
     )
   csv = csv_table(
     ('cell', 'spikes', 'last_loss'),
     [
-      (c.name, spikes([loss for _, loss in curve]), curve[-1][1])
-      for c, curve in curves.items()
+      (cell.name, spikes(curve), curve[-1][1]) for cell, curve in curves.items()
     ],
   )
   (folder / 'spikes.csv').write_text(csv, encoding='utf-8')
@@ -104,6 +123,8 @@ def report(found: Found, folder: pathlib.Path):
       _ABOUT,
       markdown_table(header, rows),
       '![Training losses from scratch](losses.png)\n',
+      *claims(found),
+      '',
     ]
   )
   (folder / 'report.md').write_text(text, encoding='utf-8')
@@ -151,7 +172,7 @@ def _plot(path, curves):
   figures.save(figure, path)
 
 
-SCRIPT = command.Script(__doc__, RESULTS, cells, report)
+SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)
 
 if __name__ == '__main__':
   sys.exit(command.main(SCRIPT))

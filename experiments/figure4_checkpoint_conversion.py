@@ -57,19 +57,8 @@ def cells(scale: Scale) -> list:
 
 def report(found: Found, folder: pathlib.Path):
   """Writes report.md, losses.csv and conversion.png and .svg."""
-  multi_head = results.losses(
-    found, results.uptrainings(LAPTOP, 'laptop', 8, 'none')
-  )
-  curves = {
-    (K, method): curve
-    for K in NUM_KV_HEADS
-    for method in METHODS
-    if (
-      curve := results.losses(
-        found, results.uptrainings(LAPTOP, 'laptop', K, method)
-      )
-    )
-  }
+  multi_head = _curve(found, 8, 'none')
+  curves = _curves(found)
   header = ('key/value heads', 'method', *(f'alpha {a:g}' for a in SHOWN))
   rows = [
     (str(K), method, *(curve[a].shown() for a in SHOWN))
@@ -95,10 +84,25 @@ def report(found: Found, folder: pathlib.Path):
       markdown_table(header, rows),
       '![Loss by method](conversion.png)\n',
       '## What the paper claims\n',
-      *_claims(curves),
+      *claims(found),
+      '',
     ]
   )
   (folder / 'report.md').write_text(text, encoding='utf-8')
+
+
+def _curve(found: Found, num_kv_heads: int, method: str):
+  cells = results.uptrainings(LAPTOP, 'laptop', num_kv_heads, method)
+  return results.losses(found, cells)
+
+
+def _curves(found: Found):
+  return {
+    (K, method): curve
+    for K in NUM_KV_HEADS
+    for method in METHODS
+    if (curve := _curve(found, K, method))
+  }
 
 
 _ABOUT = paragraph(
@@ -111,8 +115,9 @@ _ABOUT = paragraph(
 )
 
 
-def _claims(curves) -> list[str]:
-  lines = []
+def claims(found: Found) -> list[str]:
+  """Returns what becomes of the paper's claim at the laptop's scale."""
+  curves, lines = _curves(found), []
   for K in NUM_KV_HEADS:
     for alpha in (0.0, 0.05):
       for better, worse in (('mean', 'first'), ('first', 'random')):
@@ -129,7 +134,7 @@ def _claims(curves) -> list[str]:
           f'- {_heads(K)}, alpha {alpha:g}: our subspace is better than mean '
           f'by {gap.shown()} nats: {gap.verdict}.'
         )
-  return [*lines, '']
+  return lines
 
 
 def _heads(K: int) -> str:
@@ -169,7 +174,7 @@ def _plot(path, curves, multi_head):
   figures.save(figure, path)
 
 
-SCRIPT = command.Script(__doc__, RESULTS, cells, report)
+SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)
 
 if __name__ == '__main__':
   sys.exit(command.main(SCRIPT))

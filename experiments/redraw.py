@@ -22,6 +22,7 @@ from experiments import (
   figure6_num_groups,
   kv_cache,
   low_precision,
+  overview,
   quickstart_report,
   roofline_check,
   table1_main_results,
@@ -32,6 +33,8 @@ from experiments.peers import report as peers
 from experiments.real_checkpoint import report as real_checkpoint
 from experiments.scale import report as scale
 from experiments.study import command
+from experiments.study.grid import Grid
+from experiments.study.scales import LAPTOP
 from experiments.training_knobs import report as training_knobs
 
 # What writes a folder's report from the records in it.
@@ -51,12 +54,12 @@ REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
 # These have their records in results/study and, for times that are estimated,
 # in results/decode_times.
 STUDY = (
-  appendix_a_stability,
+  table1_main_results,
   figure3_tradeoff,
   figure4_checkpoint_conversion,
   figure5_uptraining_proportion,
   figure6_num_groups,
-  table1_main_results,
+  appendix_a_stability,
 )
 
 
@@ -72,6 +75,8 @@ def redraw(results: pathlib.Path):
       results / 'decode_times' / 'records.jsonl',
       results / script.results_dir.name,
     )
+  found = Grid(LAPTOP, results / 'study' / 'records.jsonl').found()
+  overview.write(results, [module.SCRIPT for module in STUDY], found)
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ class Script:
     results_dir: where its reports go.
     cells: returns the cells of a scale.
     report: writes into a folder what the laptop's records say.
+    claims: returns what becomes of the paper's claims, a line each.
     estimates: returns what is compiled for TPUs at the paper's scale.
     report_estimates: writes into a folder what their records say.
   """
@@ -35,6 +36,7 @@ class Script:
   results_dir: pathlib.Path
   cells: Callable[[Scale], Sequence[Cell]]
   report: Callable[[Found, pathlib.Path], None]
+  claims: Callable[[Found], Sequence[str]]
   estimates: Callable[[], Sequence[decode_times.Cell]] | None = None
   report_estimates: Callable[[pathlib.Path, pathlib.Path], None] | None = None
 

@@ -268,6 +268,7 @@ def test_the_list_and_the_choice_of_cells(tmp_path, capsys):
     tmp_path,
     figure4_checkpoint_conversion.cells,
     figure4_checkpoint_conversion.report,
+    figure4_checkpoint_conversion.claims,
   )
   arguments = ['--list', f'--records={path}']
   assert command.main(script, arguments) == 0

@@ -8,6 +8,7 @@ from experiments import (
   figure4_checkpoint_conversion,
   figure5_uptraining_proportion,
   figure6_num_groups,
+  overview,
   table1_main_results,
 )
 from experiments.study.scales import LAPTOP
@@ -134,7 +135,8 @@ def test_figure5_says_what_subspace_saves(found, tmp_path):
   report = text(figure5_uptraining_proportion, found, tmp_path)
   # It begins with half as much to lose, which mean loses in 2.5 of 5%; between
   # evaluations at 2% and 3% the curve is taken to be straight.
-  assert '- MQA: 0.0253, 0.0253, 0.0253; it saves 49 ± 0%.' in report
+  assert 'at 0.05 at alpha 0.0253, 0.0253, 0.0253 (seed' in report
+  assert 'and so saves 49 ± 0% of the uptraining.' in report
   assert 'that the curve flattens holds' in report
 
 
@@ -163,9 +165,31 @@ def test_table1_averages_tasks_seed_by_seed(found, tmp_path):
 
 
 def test_spikes_are_counted_by_the_rule(found, tmp_path):
-  count = appendix_a_stability.spikes
-  assert count([3.0, 2.0, 2.19, 2.2, 1.0, 1.5, 1.0]) == 2
-  assert count([3.0, 2.0, 1.0]) == 0
+  def count(*losses):
+    return appendix_a_stability.spikes([*enumerate(losses)])
+
+  assert count(3.0, 2.0, 2.19, 2.2, 1.0, 1.5, 1.0) == 2
+  assert count(3.0, 2.0, 1.0) == 0
   report = text(appendix_a_stability, found, tmp_path)
   assert '| fine-tuning, verse_translation | MQA | 3 | 1, 1, 1 |' in report
   assert '| from scratch | MHA | 3 | 0, 0, 1 |' in report
+  assert '- MHA, from scratch: 1 of 3 runs have a spike' in report
+
+
+def test_the_overview_says_what_holds_and_what_is_missing(found, tmp_path):
+  scripts = [script.SCRIPT for script in SCRIPTS]
+  for script in scripts:
+    (tmp_path / script.results_dir.name).mkdir()
+    script.report(found, tmp_path / script.results_dir.name)
+  overview.write(tmp_path, scripts, found)
+  text = (tmp_path / 'README.md').read_text()
+  assert 'are recorded' not in text
+  for script in scripts:
+    for line in script.claims(found):
+      assert line.startswith('- ') and f'{line}\n' in text
+  plot = 'figure4_checkpoint_conversion/conversion.png'
+  assert f']({plot})' in text and (tmp_path / plot).exists()
+  some = {k: x for k, x in found.items() if '/random/' not in k}
+  overview.write(tmp_path, scripts, some)
+  text = (tmp_path / 'README.md').read_text()
+  assert text.count("Of the laptop's 33 cells 27 are recorded") == 1
