@@ -166,8 +166,8 @@ def _saved(curves) -> list[str]:
     values = ', '.join(f'{alpha:.4f}' for alpha in reached)
     lines.append(
       f'- {title}: our subspace comes to the loss that mean has at {ALPHA:g} '
-      f'at alpha {values} (seed by seed, on straight lines between evaluations), '
-      f'and so saves {saved.shown(0)}% of the uptraining.'
+      f'at alpha {values} (seed by seed, on straight lines between '
+      f'evaluations), and so saves {saved.shown(0)}% of the uptraining.'
     )
   return lines
 
