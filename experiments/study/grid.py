@@ -39,6 +39,8 @@ class Grid:
   def run(self, cells: Sequence[Cell]):
     """Runs what is missing; a cell that fails is told of, and tried again.
 
+    Where a job is told to stop, so does this.
+
     Args:
       cells: in their order.
     """
@@ -51,6 +53,9 @@ class Grid:
           job.run(log)
         outcome = {'status': DONE, **cell.numbers(self.scale)}
       except JobError as error:
+        if error.preempted:
+          print(f'{cell.name}: {error}', file=sys.stderr, flush=True)
+          return
         outcome = {'status': FAILED, 'error': str(error)}
         print(f'{cell.name}: {error}', file=sys.stderr, flush=True)
       seconds = round(time.monotonic() - start, 1)

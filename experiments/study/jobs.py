@@ -8,9 +8,20 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+# The status with which a job that was told to stop ends.
+_PREEMPTED = 75
+
 
 class JobError(RuntimeError):
-  """A job ended with another status than 0."""
+  """A job ended with another status than 0.
+
+  Attributes:
+    preempted: whether it was told to stop, and goes on when it is run again.
+  """
+
+  def __init__(self, message: str, preempted: bool = False):
+    super().__init__(message)
+    self.preempted = preempted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Job:
       log_path: gets what it prints.
 
     Raises:
-      JobError: if it fails; with the last line it printed.
+      JobError: if it fails; with what it said last.
     """
     if self.is_done:
       return
@@ -75,9 +86,17 @@ class Job:
         stderr=log,
       ).returncode
     if status:
-      last = log_path.read_text(encoding='utf-8').splitlines()[-1]
       raise JobError(
-        f'gqa-flax {self.command} ended with status {status}: {last} '
-        f'(all of it: {log_path})'
+        f'gqa-flax {self.command} ended with status {status}: '
+        f'{self._last_words(log_path)} (all of it: {log_path})',
+        preempted=status == _PREEMPTED,
       )
     pathlib.Path(self.done).touch()
+
+  def _last_words(self, log_path: pathlib.Path) -> str:
+    """Returns the command's own sentence, or else the last line of its log."""
+    # The line of progress is rewritten in place.
+    text = log_path.read_text(encoding='utf-8').replace('\r', '\n')
+    lines = [line for line in text.splitlines() if line.strip()]
+    own = [x for x in lines if x.startswith(f'gqa-flax {self.command}:')]
+    return [*lines[-1:], *own][-1]

@@ -102,6 +102,18 @@ def test_what_fails_is_recorded_and_tried_again(tmp_path, capsys):
   assert (failing.runs, after.runs) == (2, 1)
 
 
+def test_what_is_told_to_stop_leaves_no_record(tmp_path):
+  study = grid.Grid(LAPTOP, tmp_path / 'records.jsonl')
+  stopped, after = Counted(tmp_path), Counted(tmp_path, 'counted/1')
+
+  def stop(log):
+    raise JobError('gqa-flax train ended with status 75', preempted=True)
+
+  stopped.run = stop
+  study.run([stopped, after])
+  assert after.runs == 0 and not records.read(tmp_path / 'records.jsonl')
+
+
 def test_a_job_is_a_command_for_the_shell(tmp_path, monkeypatch):
   job = Job(
     'train',
@@ -121,11 +133,18 @@ def test_a_job_is_a_command_for_the_shell(tmp_path, monkeypatch):
   script.write_text('#!/bin/sh\necho "$@"\necho no such file >&2\nexit 3\n')
   script.chmod(0o755)
   monkeypatch.setattr(sys, 'executable', str(script))
-  with pytest.raises(JobError, match='status 3: no such file'):
+  with pytest.raises(JobError, match='status 3: no such file') as caught:
     job.run(tmp_path / 'logs' / 'log')
+  assert not caught.value.preempted
   log = (tmp_path / 'logs' / 'log').read_text()
   assert '-m gqa_flax.cli train --gin_file=a.gin' in log
   assert not job.is_done
+  # What the command itself says counts, not what libraries say after it.
+  sentence = 'gqa-flax train: It is saved.'
+  script.write_text(f'#!/bin/sh\necho {sentence}\necho a warning\nexit 75\n')
+  with pytest.raises(JobError, match=f'status 75: {sentence}') as caught:
+    job.run(tmp_path / 'logs' / 'log')
+  assert caught.value.preempted
   script.write_text('#!/bin/sh\n')
   job.run(tmp_path / 'logs' / 'log')
   assert job.is_done
