@@ -5,5 +5,7 @@ scales    the paper's models, data and steps, and the laptop's
 cells     one model, method and seed: its jobs, and its numbers
 grid      runs cells and keeps their records
 spread    means over seeds and their intervals
+results   the records' numbers, gathered over seeds
+budget    the chip-hours of the paper's jobs
 command   the scripts' command line
 """

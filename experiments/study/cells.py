@@ -121,7 +121,7 @@ class Uptraining:
     )
     if self.alpha == 0:
       return [convert]
-    every = round(0.1 * scale.pretraining_steps / scale.evaluations)
+    every = round(0.01 * scale.pretraining_steps)
     last = step(scale, self.alpha)
     train = Job(
       'train',

@@ -3,16 +3,15 @@
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from experiments import decode_times
 from experiments.study import budget, grid
 from experiments.study.cells import Cell
 from experiments.study.grid import Grid
+from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, SCALES, Scale
 
-Found = Mapping[str, Mapping[str, Any]]
 # By what name --only finds the estimates.
 TIMES = 'times'
 _LOG = pathlib.Path('runs/decode_times.log')

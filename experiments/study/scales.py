@@ -50,12 +50,10 @@ class Scale:
     pretraining_steps: of the checkpoints; alpha is a share of these.
     pretraining_files: gin files of the pre-training's data.
     tasks: to fine-tune on, by name.
-    num_kv_heads: of what the paper calls GQA.
     multi_head_alpha: for which the multi-head models of Table 1 train longer.
       The paper fine-tunes the public checkpoints as they are.
     split: of a task, that its scores are of.
     seeds: of each cell.
-    evaluations: of the loss while uptraining, on the way to alpha = 0.1.
     bindings: of macros, for pre-training, uptraining and fine-tuning.
     work_dir: of checkpoints and logs.
   """
@@ -65,11 +63,9 @@ class Scale:
   pretraining_steps: int
   pretraining_files: tuple[str, ...]
   tasks: Mapping[str, Task]
-  num_kv_heads: int
   multi_head_alpha: float
   split: str
   seeds: tuple[int, ...]
-  evaluations: int
   bindings: Mapping[str, Mapping[str, Any]]
   work_dir: str
 
@@ -114,11 +110,9 @@ PAPER = Scale(
     'wmt14_en_de': _of_the_paper('wmt14_en_de', 'bleu'),
     'trivia_qa': _of_the_paper('trivia_qa', 'f1'),
   },
-  num_kv_heads=8,
   multi_head_alpha=0.0,
   split='validation',
   seeds=(0,),
-  evaluations=10,
   bindings={'pretraining': _MESH, 'finetuning': _MESH},
   work_dir='runs/paper',
 )
@@ -151,13 +145,11 @@ LAPTOP = Scale(
       'bleu',
     ),
   },
-  num_kv_heads=2,
   # A new optimizer's first steps set back a model of so few: as long as the
   # others, then.
   multi_head_alpha=0.05,
   split='test',
   seeds=(0, 1, 2),
-  evaluations=10,
   bindings={
     'pretraining': {
       'WARMUP_STEPS': 1000,
