@@ -59,6 +59,7 @@ __all__ = [
   'restore_training',
   'save',
   'save_lazy',
+  'step_of',
   'wait',
 ]
 

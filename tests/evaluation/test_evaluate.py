@@ -1,13 +1,16 @@
 """What an evaluation writes, and inference."""
 
 import dataclasses
+import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gqa_flax import Transformer
 from gqa_flax.checkpoints import native
+from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.data import embedded
 from gqa_flax.evaluation import predictions
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate, infer
@@ -44,6 +47,56 @@ def test_evaluate_writes_scores_and_predictions(checkpoint, task, tmp_path):
   assert list(scores) == [*intervals, 'heads']
   names = {path.name for path in (tmp_path / 'out').iterdir()}
   assert names == {'predictions.jsonl', 'scores.json'}
+
+
+@pytest.fixture
+def run(tmp_path, tiny_config):
+  """Three checkpoints, whose norm's scale is their step, and a log."""
+  shapes = abstract_params(tiny_config)
+  folder = tmp_path / 'run'
+  with native.checkpoint_manager(folder) as manager:
+    for step in (2, 4, 6):
+      params = jax.tree.map(
+        lambda x, n=step: jnp.full(x.shape, n, x.dtype), shapes
+      )
+      native.save(manager, native.Checkpoint(step, params, tiny_config))
+  scores = {2: 1.0, 4: 3.0, 6: 2.0, 8: 9.0}  # step 8 was not kept
+  lines = [{'step': 4, 'loss': 5.0}]
+  lines += [{'step': s, 'validation/rouge1': x} for s, x in scores.items()]
+  log = ''.join(json.dumps(line) + '\n' for line in lines)
+  (folder / 'metrics.jsonl').write_text(log)
+  return folder
+
+
+def scale(model, params):
+  return {'scale': float(params['encoder']['encoder_norm']['scale'].mean())}
+
+
+@pytest.mark.parametrize('best_by, step', [(None, 6), ('validation/rouge1', 4)])
+def test_the_best_checkpoint_is_evaluated_where_asked(
+  run, tmp_path, best_by, step
+):
+  scores = evaluate(
+    checkpoint=str(run),
+    evaluators=[scale],
+    output_dir=str(tmp_path / 'out'),
+    best_by=best_by,
+  )
+  assert scores == {'scale': step}
+  assert predictions.read_scores(tmp_path / 'out')['step'] == step
+
+
+def test_a_score_that_nothing_logged_is_named(run, tmp_path):
+  with pytest.raises(
+    ValueError, match=r"'rouge1'; choose a BEST_BY .*\(loss, validation/rouge1"
+  ):
+    evaluate(
+      checkpoint=str(run),
+      evaluators=[scale],
+      output_dir=str(tmp_path / 'out'),
+      best_by='rouge1',
+    )
+  assert not (tmp_path / 'out').exists()
 
 
 def test_two_evaluators_of_a_split_are_refused(checkpoint, task, tmp_path):
