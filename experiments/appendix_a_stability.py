@@ -29,9 +29,10 @@ from experiments.study.cells import FromScratch
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
 from experiments.study.spread import Seeds
-from gqa_flax.reporting import figures
+from gqa_flax.reporting import plots
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 
+MODEL = LAPTOP.models['laptop']
 RESULTS = pathlib.Path('results/appendix_a_stability')
 SPIKE = 1.1
 
@@ -143,17 +144,13 @@ _ABOUT = paragraph(
 
 def _group(cell) -> tuple[str, str]:
   if cell.kind == 'from_scratch':
-    return 'from scratch', _attention(cell.num_kv_heads)
-  return f'fine-tuning, {cell.task}', _attention(cell.start.num_kv_heads)
-
-
-def _attention(K: int) -> str:
-  return {1: 'MQA', 8: 'MHA'}.get(K, f'GQA-{K}')
+    return 'from scratch', MODEL.attention(cell.num_kv_heads)
+  return f'fine-tuning, {cell.task}', MODEL.attention(cell.start.num_kv_heads)
 
 
 def _plot(path, curves):
-  figure, axes = figures.new()
-  colors = {8: '#444444', 1: figures.COLORS[1]}
+  figure, axes = plots.new()
+  colors = {8: '#444444', 1: plots.COLORS[1]}
   labelled = set()
   for cell, curve in curves.items():
     if cell.kind == 'from_scratch':
@@ -162,14 +159,14 @@ def _plot(path, curves):
         *zip(*curve),
         color=colors[K],
         linewidth=0.9,
-        label=None if K in labelled else _attention(K),
+        label=None if K in labelled else MODEL.attention(K),
       )
       labelled.add(K)
   axes.set_xlabel('step')
   axes.set_ylabel('training loss, nats a token')
   if labelled:
     axes.legend(fontsize=8, frameon=False)
-  figures.save(figure, path)
+  plots.save(figure, path)
 
 
 SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)

@@ -14,20 +14,18 @@ the paper's printed values (results/paper_values.json).
 Hardware: as Table 1.
 """
 
-import json
 import pathlib
 import sys
 
-from experiments import table1_main_results
+from experiments import decode_report, table1_main_results
 from experiments.study import command
 from experiments.study.results import Found
-from gqa_flax.reporting import figures
+from gqa_flax.reporting import plots
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 from gqa_flax.timing.spread import digits
 
 RESULTS = pathlib.Path('results/figure3_tradeoff')
 cells = table1_main_results.cells
-PAPER = pathlib.Path('results/paper_values.json')
 
 
 def report(found: Found, folder: pathlib.Path):
@@ -41,8 +39,7 @@ def report(found: Found, folder: pathlib.Path):
     [(name, time, s.mean, s.half_width) for name, time, s in points],
   )
   (folder / 'tradeoff.csv').write_text(csv, encoding='utf-8')
-  paper = json.loads(PAPER.read_text(encoding='utf-8'))
-  _plot(folder / 'tradeoff.png', points, paper)
+  _plot(folder / 'tradeoff.png', points)
   text = '\n'.join(
     [
       '# Figure 3: quality against time\n',
@@ -70,12 +67,12 @@ _ABOUT = paragraph(
 )
 
 
-def _plot(path, points, paper):
-  figure, axes = figures.new(9.0, 4.0)
+def _plot(path, points):
+  figure, axes = plots.new(9.0, 4.0)
   axes.remove()
   left, right = figure.subplots(1, 2)
-  times = paper['table1_seconds_a_sample']['values']
-  averages = paper['table1_average']['values']
+  times = decode_report.paper_values('table1_seconds_a_sample')['values']
+  averages = decode_report.paper_values('table1_average')['values']
   for name, time in times.items():
     left.plot(time, averages[name], 'o', color='#444444')
     left.annotate(name, (time, averages[name]), (5, 4), fontsize=8, **_OFFSET)
@@ -89,7 +86,7 @@ def _plot(path, points, paper):
       yerr=seeds.half_width,
       fmt='o',
       capsize=3,
-      color=figures.COLORS[0],
+      color=plots.COLORS[0],
     )
     right.annotate(name, (time, seeds.mean), (5, 4), fontsize=8, **_OFFSET)
   right.set_title("ours, at the laptop's scale", fontsize=10)
@@ -98,7 +95,7 @@ def _plot(path, points, paper):
   for panel in (left, right):
     panel.spines[['top', 'right']].set_visible(False)
     panel.margins(x=0.2, y=0.2)
-  figures.save(figure, path)
+  plots.save(figure, path)
 
 
 _OFFSET = {'textcoords': 'offset points'}

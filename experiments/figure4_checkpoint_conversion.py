@@ -26,9 +26,10 @@ from experiments.study import command, results
 from experiments.study.cells import FineTuning, Uptraining
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
-from gqa_flax.reporting import figures
+from gqa_flax.reporting import plots
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 
+MODEL = LAPTOP.models['laptop']
 RESULTS = pathlib.Path('results/figure4_checkpoint_conversion')
 METHODS = ('mean', 'first', 'random', 'aligned', 'subspace')
 PAPER_METHODS = METHODS[:3]
@@ -125,29 +126,25 @@ def claims(found: Found) -> list[str]:
           continue
         gap = curves[K, worse][alpha].minus(curves[K, better][alpha])
         lines.append(
-          f'- {_heads(K)}, alpha {alpha:g}: {better} is better than {worse} by '
-          f'{gap.shown()} nats: {gap.verdict}.'
+          f'- {MODEL.attention(K)}, alpha {alpha:g}: {better} is better than '
+          f'{worse} by {gap.shown()} nats: {gap.verdict}.'
         )
       if (K, 'mean') in curves and (K, 'subspace') in curves:
         gap = curves[K, 'mean'][alpha].minus(curves[K, 'subspace'][alpha])
         lines.append(
-          f'- {_heads(K)}, alpha {alpha:g}: our subspace is better than mean '
-          f'by {gap.shown()} nats: {gap.verdict}.'
+          f'- {MODEL.attention(K)}, alpha {alpha:g}: our subspace is better '
+          f'than mean by {gap.shown()} nats: {gap.verdict}.'
         )
   return lines
 
 
-def _heads(K: int) -> str:
-  return 'MQA' if K == 1 else f'GQA-{K}'
-
-
 def _plot(path, curves, multi_head):
-  figure, axes = figures.new(7.5, 4.2)
+  figure, axes = plots.new(7.5, 4.2)
   width = 0.38
-  labels = [f'{_heads(K)}\n{method}' for K, method in curves]
+  labels = [f'{MODEL.attention(K)}\n{method}' for K, method in curves]
   for offset, alpha, color in (
     (-width / 2, 0.0, '#b8c4d6'),
-    (width / 2, 0.05, figures.COLORS[0]),
+    (width / 2, 0.05, plots.COLORS[0]),
   ):
     seeds = [curve[alpha] for curve in curves.values()]
     axes.bar(
@@ -171,7 +168,7 @@ def _plot(path, curves, multi_head):
   axes.set_xticks(range(len(labels)), labels, fontsize=7)
   axes.set_ylabel('cross-entropy, nats a token')
   axes.legend(fontsize=8, frameon=False)
-  figures.save(figure, path)
+  plots.save(figure, path)
 
 
 SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)

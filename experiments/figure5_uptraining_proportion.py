@@ -29,7 +29,7 @@ from experiments.study.cells import ALPHA, FineTuning, Uptraining
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
 from experiments.study.spread import Seeds
-from gqa_flax.reporting import figures
+from gqa_flax.reporting import plots
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 
 RESULTS = pathlib.Path('results/figure5_uptraining_proportion')
@@ -101,10 +101,8 @@ def _curves(found: Found):
 
 def name(num_kv_heads: int, method: str) -> str:
   """Returns what a model of the laptop's study is called."""
-  if method == 'none':
-    return 'MHA'
-  kind = 'MQA' if num_kv_heads == 1 else f'GQA-{num_kv_heads}'
-  return f'{kind}, {method}'
+  attention = LAPTOP.models['laptop'].attention(num_kv_heads)
+  return attention if method == 'none' else f'{attention}, {method}'
 
 
 _ABOUT = paragraph(
@@ -155,7 +153,7 @@ def _saved(curves) -> list[str]:
       )
       for i in range(len(LAPTOP.seeds))
     ]
-    title = name(K, 'subspace').partition(',')[0]
+    title = name(K, 'none')
     if any(alpha is None for alpha in reached):
       lines.append(
         f'- {title}: within alpha = 0.1 our subspace does not come to the loss '
@@ -173,9 +171,9 @@ def _saved(curves) -> list[str]:
 
 
 def _plot(path, curves):
-  figure, axes = figures.new()
+  figure, axes = plots.new()
   styles = {'none': '--', 'mean': '-', 'subspace': ':'}
-  colors = {8: '#444444', 2: figures.COLORS[0], 1: figures.COLORS[1]}
+  colors = {8: '#444444', 2: plots.COLORS[0], 1: plots.COLORS[1]}
   for (K, method), curve in curves.items():
     alphas = [*curve]
     means = [curve[a].mean for a in alphas]
@@ -200,7 +198,7 @@ def _plot(path, curves):
   axes.set_ylabel('cross-entropy, nats a token')
   if curves:
     axes.legend(fontsize=8, frameon=False)
-  figures.save(figure, path)
+  plots.save(figure, path)
 
 
 SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)

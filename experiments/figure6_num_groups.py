@@ -31,7 +31,7 @@ from experiments.study import command, results
 from experiments.study.cells import ALPHA, Timing
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
-from gqa_flax.reporting import figures
+from gqa_flax.reporting import plots
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 from gqa_flax.timing.measure import Measurement
 from gqa_flax.timing.spread import digits
@@ -178,19 +178,19 @@ def claims(found: Found) -> list[str]:
 
 
 def _plot(path, times, losses):
-  figure, axes = figures.new()
+  figure, axes = plots.new()
   axes.plot(
     [*times],
     [1e3 * time.seconds_a_sample for time in times.values()],
     marker='o',
-    color=figures.COLORS[0],
+    color=plots.COLORS[0],
   )
   axes.set_xscale('log', base=2)
   axes.set_xticks([*times], [str(K) for K in times])
   axes.minorticks_off()
   axes.set_ylim(bottom=0)
   axes.set_xlabel('key/value heads')
-  axes.set_ylabel('ms a sample', color=figures.COLORS[0])
+  axes.set_ylabel('ms a sample', color=plots.COLORS[0])
   if losses:
     right = axes.twinx()
     right.errorbar(
@@ -200,13 +200,13 @@ def _plot(path, times, losses):
       marker='s',
       capsize=3,
       linestyle='--',
-      color=figures.COLORS[1],
+      color=plots.COLORS[1],
     )
     right.set_ylabel(
-      'cross-entropy after uptraining, nats', color=figures.COLORS[1]
+      'cross-entropy after uptraining, nats', color=plots.COLORS[1]
     )
     right.spines[['top']].set_visible(False)
-  figures.save(figure, path)
+  plots.save(figure, path)
 
 
 SCRIPT = command.Script(

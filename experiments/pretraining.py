@@ -32,12 +32,7 @@ NUM_PIECES = 4000
 
 def write_vocabulary():
   """Trains the vocabulary on the prose and the summaries of the train split."""
-  lines = [
-    text
-    for article in embedded.articles('train')
-    for text in (article.extract, article.description)
-    if text
-  ]
+  lines = embedded.training_texts()
   for verse in verses.verses('train'):
     lines += [verse.english, verse.german]
   model = embedded.train_vocabulary(lines, NUM_PIECES)

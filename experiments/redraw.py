@@ -67,16 +67,12 @@ def redraw(results: pathlib.Path):
   """Writes all that is derived from a folder of records."""
   for name, report in REPORTS.items():
     report(results / name)
-  for module in STUDY:
-    script = module.SCRIPT
-    command.redraw(
-      script,
-      results / 'study' / 'records.jsonl',
-      results / 'decode_times' / 'records.jsonl',
-      results / script.results_dir.name,
-    )
   found = Grid(LAPTOP, results / 'study' / 'records.jsonl').found()
-  overview.write(results, [module.SCRIPT for module in STUDY], found)
+  times = results / 'decode_times' / 'records.jsonl'
+  scripts = [module.SCRIPT for module in STUDY]
+  for script in scripts:
+    command.redraw(script, found, times, results / script.results_dir.name)
+  overview.write(results, scripts, found)
 
 
 def main() -> int:

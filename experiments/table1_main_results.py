@@ -60,17 +60,22 @@ def starts(scale: Scale, size: str, num_kv_heads: int) -> list[Uptraining]:
   how = method(scale, size, num_kv_heads)
   if scale.name == 'laptop':
     return results.uptrainings(scale, size, num_kv_heads, how)
-  alpha = scale.multi_head_alpha if how == 'none' else ALPHA
   return [
-    Uptraining(size, num_kv_heads, how, seed, alpha) for seed in scale.seeds
+    Uptraining(size, num_kv_heads, how, seed, alpha_of(scale, how))
+    for seed in scale.seeds
   ]
+
+
+def alpha_of(scale: Scale, method: str) -> float:
+  """Returns the alpha of the checkpoint that is fine-tuned."""
+  return scale.multi_head_alpha if method == 'none' else ALPHA
 
 
 def cells(scale: Scale) -> list:
   """Returns the grid."""
   models = MODELS if scale.name == 'paper' else LAPTOP_MODELS
   tuned = [
-    FineTuning(start, task, min(start.alpha, ALPHA))
+    FineTuning(start, task, alpha_of(scale, start.method))
     for seed in scale.seeds
     for model in models
     for start in starts(scale, *model)
@@ -129,14 +134,14 @@ def rows(found: Found) -> list[Row]:
 
 
 def _row(found: Found, size: str, num_kv_heads: int) -> Row:
-  attention = {'none': 'MHA', 'mean': f'GQA-{num_kv_heads}'}
-  kind = attention[method(LAPTOP, size, num_kv_heads)]
-  kind = 'MQA' if num_kv_heads == 1 else kind
+  kind = LAPTOP.models[size].attention(num_kv_heads)
   timed = found.get(Timing(size, num_kv_heads).name)
   time = timed and Measurement.from_dict(timed['measurement']['measurement'])
   models = starts(LAPTOP, size, num_kv_heads)
+  alpha = alpha_of(LAPTOP, method(LAPTOP, size, num_kv_heads))
   by_task = {
-    task: results.scores(found, LAPTOP, models, task) for task in LAPTOP.tasks
+    task: results.scores(found, LAPTOP, models, task, alpha)
+    for task in LAPTOP.tasks
   }
   return Row(
     f'{kind}, small' if size == 'laptop_small' else kind,
@@ -230,10 +235,12 @@ def claims(found: Found) -> list[str]:
   times = {name: r.time.seconds_a_sample for name, r in row.items() if r.time}
   if len(times) == len(row):
     fastest = times['MQA']
+    paper = decode_report.paper_values('table1_seconds_a_sample')['values']
     lines.append(
       f'- MQA decodes {times["MHA"] / fastest:.2f} times as fast as MHA, and '
       f'GQA-2 takes {times["GQA-2"] / fastest:.2f} times as long as MQA '
-      '(paper: 6.29 and 1.17).'
+      f'(paper: {paper["MHA-XXL"] / paper["MQA-XXL"]:.2f} and, for GQA-8, '
+      f'{paper["GQA-8-XXL"] / paper["MQA-XXL"]:.2f}).'
     )
   return lines
 

@@ -10,7 +10,9 @@ import dataclasses
 import functools
 import pathlib
 
+from experiments import decode_report
 from experiments.scale import summary
+from experiments.study.cells import ALPHA
 from experiments.study.jobs import Job
 from gqa_flax.cli import gin_config
 from gqa_flax.config import T5Config
@@ -23,7 +25,6 @@ SLICE = 'v4:4x4x4'
 # bfloat16 matrix FLOP/s of a TPU v3 chip (cloud.google.com/tpu/docs/v3), on
 # which the paper gives its only figure, for uptraining XXL by 5%.
 V3_PEAK_FLOPS = 123e12
-PAPER_V3_CHIP_DAYS = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +78,9 @@ def budget(job: Job) -> Budget | None:
 
 @functools.cache
 def _compiled(run_file: str) -> summary.Program:
-  name = {'uptrain': 'uptraining', 'finetune': 'fine-tuning'}
-  kind = name[pathlib.Path(run_file).stem]
+  # Pre-training's step is uptraining's.
+  finetunes = pathlib.Path(run_file).stem == 'finetune'
+  kind = 'fine-tuning' if finetunes else 'uptraining'
   programs = summary.programs(records.read(SCALE_RECORDS))
   (program,) = [
     p for p in summary.best(programs) if p.job == kind and p.cost.slice == SLICE
@@ -124,6 +126,12 @@ def v3_chip_days(b: Budget) -> float:
   return b.chip_hours / 24 * v4 / V3_PEAK_FLOPS
 
 
+def paper_chip_days() -> float:
+  """Returns the paper's figure, of TPU v3, for uptraining XXL by ALPHA."""
+  paper = decode_report.paper_values('uptraining_xxl_tpu_v3_chip_days')
+  return paper['values'][f'{ALPHA:g}']
+
+
 def paper_utilisation(b: Budget) -> float:
   """Returns what of v3's peak a job's FLOPs are in the paper's chip-days."""
-  return b.flops / (PAPER_V3_CHIP_DAYS * 86400 * V3_PEAK_FLOPS)
+  return b.flops / (paper_chip_days() * 86400 * V3_PEAK_FLOPS)

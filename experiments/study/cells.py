@@ -299,7 +299,11 @@ class Timing:
 
   @property
   def name(self) -> str:
-    return f'{self.kind}/{self.size}/{self.num_kv_heads}'
+    source, target = self.lengths
+    return (
+      f'{self.kind}/{self.size}/{self.num_kv_heads}/{source}/{target}/'
+      f'{self.batch_size}'
+    )
 
   def jobs(self, scale: Scale) -> list[Job]:
     output = f'{scale.work_dir}/{self.name}.jsonl'

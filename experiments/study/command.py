@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from experiments import decode_times
 from experiments.study import budget, grid
-from experiments.study.cells import Cell
+from experiments.study.cells import ALPHA, Cell
 from experiments.study.grid import Grid
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, SCALES, Scale
@@ -69,27 +69,24 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
       with open(_LOG, 'a', encoding='utf-8') as log:
         decode_times.run(estimates, args.decode_times, log)
     study.run(chosen)
-  redraw(script, args.records, args.decode_times, args.results_dir)
+  found = Grid(LAPTOP, args.records).found()
+  redraw(script, found, args.decode_times, args.results_dir)
   return 1 if not args.report and study.missing(chosen) else 0
 
 
 def redraw(
-  script: Script,
-  records: pathlib.Path,
-  times: pathlib.Path,
-  folder: pathlib.Path,
+  script: Script, found: Found, times: pathlib.Path, folder: pathlib.Path
 ):
   """Writes a script's reports from the records alone.
 
   Args:
     script: whose.
-    records: of the laptop's cells; without any of its own it has no report.
+    found: the laptop's records; without any of its own it has no report.
     times: records of `decode_times`.
     folder: made if absent.
   """
   if script.report_estimates:
     script.report_estimates(times, folder)
-  found = Grid(LAPTOP, records).found()
   if any(cell.name in found for cell in script.cells(LAPTOP)):
     folder.mkdir(parents=True, exist_ok=True)
     script.report(found, folder)
@@ -144,8 +141,8 @@ def _sums(budgets) -> list[str]:
       lines.append(
         f'{job.bindings["MODEL_DIR"]}: {b.chip_hours / 24:,.0f} chip-days of '
         f'v4; {budget.v3_chip_days(b):,.0f} of v3 at the same utilisation. '
-        f'The paper says some {budget.PAPER_V3_CHIP_DAYS} for alpha = 0.05, in '
-        f"which this model's FLOPs would be {budget.paper_utilisation(b):.0%} "
-        "of v3's peak."
+        f'The paper says some {budget.paper_chip_days():g} for alpha = '
+        f"{ALPHA:g}, in which this model's FLOPs would be "
+        f"{budget.paper_utilisation(b):.0%} of v3's peak."
       )
   return lines

@@ -45,10 +45,15 @@ def losses(found: Found, cells: Sequence[Uptraining]) -> dict[float, Seeds]:
 
 
 def scores(
-  found: Found, scale: Scale, starts: Sequence[Uptraining], task: str
+  found: Found,
+  scale: Scale,
+  starts: Sequence[Uptraining],
+  task: str,
+  alpha: float,
 ) -> Seeds | None:
   """Returns a task's score; None unless all seeds are there."""
-  records = [found.get(FineTuning(start, task).name) for start in starts]
+  cells = [FineTuning(start, task, alpha) for start in starts]
+  records = [found.get(cell.name) for cell in cells]
   if not all(records):
     return None
   name = f'{scale.split}/{scale.tasks[task].metric}'

@@ -7,6 +7,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from gqa_flax.config import T5Config
+from gqa_flax.timing.kv_cache import attention_name
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -38,6 +41,11 @@ class Model:
   gin_file: str
   checkpoint: str
   num_heads: int
+
+  def attention(self, num_kv_heads: int) -> str:
+    """Returns 'MHA', 'MQA' or such as 'GQA-2'."""
+    heads = {'num_heads': self.num_heads, 'num_kv_heads': num_kv_heads}
+    return attention_name(T5Config.t5_1_1('mini', **heads))
 
 
 @dataclasses.dataclass(frozen=True)

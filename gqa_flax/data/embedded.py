@@ -85,18 +85,23 @@ def vocabulary(
     ValueError: the corpus cannot fill, or not fit in, so many pieces.
     ModuleNotFoundError: the package that holds the text is not installed.
   """
-  lines = [
-    text
-    for article in articles('train')
-    for text in (article.extract, article.description)
-    if text
-  ]
+  lines = training_texts()
   settings = _settings(lines, size)
   key = hashlib.sha256(json.dumps([settings, lines]).encode()).hexdigest()[:16]
   path = user_cache.folder(cache_dir) / f'wikipedia_{size}_{key}.model'
   if not path.exists():
     user_cache.write_whole(path, _train(lines, settings))
   return seqio.SentencePieceVocabulary(str(path), extra_ids=EXTRA_IDS)
+
+
+def training_texts() -> list[str]:
+  """Returns what a vocabulary is trained on: all texts of the train split."""
+  return [
+    text
+    for article in articles('train')
+    for text in (article.extract, article.description)
+    if text
+  ]
 
 
 def train_vocabulary(lines: list[str], size: int) -> bytes:

@@ -41,7 +41,7 @@ def build(results) -> str:
       f'There are no reports in {results}; give the folder that holds '
       'EXPERIMENT/report.md, or run an experiment first.'
     )
-  sections = [_section(path, results) for path in reports]
+  sections = [_section(path, results, reports) for path in reports]
   titles = [(_anchor(path, results), _title(path)) for path in reports]
   contents = '\n'.join(
     f'<li><a href="#{anchor}">{html.escape(title)}</a></li>'
@@ -54,7 +54,9 @@ def build(results) -> str:
   )
 
 
-def _section(path: pathlib.Path, results: pathlib.Path) -> str:
+def _section(
+  path: pathlib.Path, results: pathlib.Path, reports: Sequence[pathlib.Path]
+) -> str:
   body = markdown.markdown(
     path.read_text(encoding='utf-8'), extensions=['tables', 'fenced_code']
   )
@@ -63,13 +65,9 @@ def _section(path: pathlib.Path, results: pathlib.Path) -> str:
     lambda found: f'src="{_data_uri(path.parent / found[1], path)}"',
     body,
   )
-  known = [
-    *results.glob('README.md'),
-    *results.glob('*/*.md'),
-  ]
   body = re.sub(
     r'href="([^":#]+)"',
-    lambda found: f'href="{_target(found[1], path, results, known)}"',
+    lambda found: f'href="{_target(found[1], path, results, reports)}"',
     body,
   )
   anchor = _anchor(path, results)
@@ -88,11 +86,11 @@ def _target(
   link: str,
   report: pathlib.Path,
   results: pathlib.Path,
-  known: Sequence[pathlib.Path],
+  reports: Sequence[pathlib.Path],
 ) -> str:
   """Returns where a link to another report goes in the page."""
   place = posixpath.normpath(posixpath.join(report.parent.as_posix(), link))
-  for path in known:
+  for path in reports:
     if path.as_posix() == place:
       return f'#{_anchor(path, results)}'
   return link

@@ -1,4 +1,4 @@
-"""Plots, drawn from numbers alone and the same bytes every time."""
+"""Plots, drawn from numbers alone: PNG and SVG, the same bytes every time."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,40 @@ matplotlib.use('Agg')  # no screen is needed
 
 import matplotlib.pyplot as plt
 
-_COLORS = ('#b8c4d6', '#2f5d9b')
+# The colors of a plot's series, in their order.
+COLORS = ('#2f5d9b', '#b3502e', '#1f7a45', '#7a5195', '#c99a2e', '#444444')
+
+
+def new(width: float = 7.0, height: float = 4.5):
+  """Returns a figure and its axes, in inches, without upper and right lines."""
+  figure, axes = plt.subplots(figsize=(width, height))
+  axes.spines[['top', 'right']].set_visible(False)
+  return figure, axes
+
+
+def save(figure, path, rect=None):
+  """Writes a figure as PNG, and beside it as SVG, and closes it.
+
+  Args:
+    figure: of matplotlib.
+    path: of the PNG.
+    rect: the part of the figure that the axes fill; None is all.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.tight_layout(rect=rect)
+  # Without dates and version numbers, which change the file and nothing to see;
+  # and with names that are no random numbers.
+  figure.savefig(path, dpi=150, metadata={'Software': None})
+  with matplotlib.rc_context({'svg.hashsalt': path.name}):
+    figure.savefig(
+      path.with_suffix('.svg'), metadata={'Date': None, 'Creator': None}
+    )
+  plt.close(figure)
+
+
+# Of bars that stand in pairs.
+_PAIR = ('#b8c4d6', '#2f5d9b')
 
 
 def paired_bars(
@@ -24,7 +57,7 @@ def paired_bars(
   """Draws horizontal bars, one a label and series, and vertical lines.
 
   Args:
-    path: a PNG file.
+    path: of the PNG, see `save`.
     labels: from top to bottom.
     series: at most two, name to one number a label.
     lines: name to where a dashed line stands, for what bars compare with.
@@ -37,7 +70,7 @@ def paired_bars(
     positions = [
       y + (i - (len(series) - 1) / 2) * height for y in range(len(labels))
     ]
-    bars = axes.barh(positions, values, height, label=name, color=_COLORS[i])
+    bars = axes.barh(positions, values, height, label=name, color=_PAIR[i])
     axes.bar_label(bars, fmt='%.2f', padding=3, fontsize=8)
   for i, (name, x) in enumerate(lines.items()):
     style = ('--', ':')[i % 2]
@@ -49,8 +82,4 @@ def paired_bars(
   axes.margins(x=0.1)
   axes.spines[['top', 'right']].set_visible(False)
   figure.legend(loc='lower center', ncols=4, fontsize=8, frameon=False)
-  figure.tight_layout(rect=(0, 0.07, 1, 1))
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  save(figure, path, rect=(0, 0.07, 1, 1))

@@ -275,6 +275,15 @@ def test_a_dry_run_says_each_job_once_and_what_all_take():
   assert 'In all' in text and 'chip-hours' in text
 
 
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda s: s.__name__)
+def test_every_script_prints_its_jobs_at_the_paper_s_scale(script, capsys):
+  assert command.main(script.SCRIPT, ['--scale', 'paper', '--dry_run']) == 0
+  text = capsys.readouterr().out
+  training = text.count('gqa-flax \\\n  train')
+  assert text.count('chip-hours of v4, by') == training
+  assert (training > 0) == bool(script.cells(PAPER))
+
+
 def test_the_list_and_the_choice_of_cells(tmp_path, capsys):
   path = tmp_path / 'records.jsonl'
   first = figure4_checkpoint_conversion.cells(LAPTOP)[0]

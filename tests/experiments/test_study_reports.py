@@ -11,6 +11,7 @@ from experiments import (
   overview,
   table1_main_results,
 )
+from experiments.study.cells import Timing
 from experiments.study.scales import LAPTOP
 from gqa_flax.config import T5Config
 from gqa_flax.timing.decoding import Decoding
@@ -148,7 +149,7 @@ def test_figure6_sets_times_beside_losses(found, tmp_path):
   assert '1.00 |' in report
   slow = {
     **found,
-    'timing/laptop/1': {**found['timing/laptop/8']},
+    Timing('laptop', 1).name: found[Timing('laptop', 8).name],
   }
   report = text(figure6_num_groups, slow, tmp_path, 'laptop.md')
   assert 'do not always take more time' in report

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from gqa_flax import cli
-from gqa_flax.reporting import figures, page
+from gqa_flax.reporting import page, plots
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def results(tmp_path):
     '[the paper](https://arxiv.org/abs/2305.13245).\n'
   )
   (folder / 'table1' / 'laptop.md').write_text('# Table 1\n\ntext\n')
-  figure, axes = figures.new()
+  figure, axes = plots.new()
   axes.plot([1, 2], [3, 4], label='a line')
-  figures.save(figure, folder / 'figure4' / 'plot.png')
+  plots.save(figure, folder / 'figure4' / 'plot.png')
   return folder
 
 
@@ -63,11 +63,11 @@ def test_no_reports_are_said(tmp_path):
 
 def test_a_figure_is_the_same_bytes_twice(tmp_path):
   def draw(name):
-    figure, axes = figures.new()
+    figure, axes = plots.new()
     axes.plot([1, 2], [3, 4], label='a line')
     axes.fill_between([1, 2], [2, 3], [4, 5], alpha=0.2)
     axes.legend()
-    figures.save(figure, tmp_path / name / 'plot.png')
+    plots.save(figure, tmp_path / name / 'plot.png')
     return [
       (tmp_path / name / f'plot.{x}').read_bytes() for x in ('png', 'svg')
     ]
