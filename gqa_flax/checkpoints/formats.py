@@ -7,6 +7,7 @@ hugging_face   a folder with config.json and safetensors or torch files
 """
 
 import contextlib
+import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 
@@ -64,7 +65,9 @@ def open_checkpoint(path, format: str | None = None) -> StoredCheckpoint:
       f'{folder} looks like {found!r}, not like {format!r}; leave out '
       'INPUT_FORMAT, or give another folder.'
     )
-  return _OPENERS[found](folder)
+  # As it was given: what is published should not tell where this machine keeps
+  # it.
+  return dataclasses.replace(_OPENERS[found](folder), path=str(folder))
 
 
 def write_checkpoint(

@@ -77,9 +77,12 @@ def assert_whole(output, num_kv_heads=2):
 
 
 def test_converts_as_the_function_does(
-  source, tiny_config, tiny_params, tmp_path
+  source, tiny_config, tiny_params, tmp_path, monkeypatch
 ):
   output = tmp_path / 'mqa'
+  # Records name the source as it was given, not where the machine has it.
+  monkeypatch.chdir(pathlib.Path(source).parent)
+  source = pathlib.Path(source).name
   path = convert_checkpoint(
     input=source, output=str(output), num_kv_heads=1, method='random', seed=3
   )
