@@ -3,18 +3,13 @@
 import pathlib
 from collections.abc import Mapping
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
-
 from experiments.decode_times import Found
+from gqa_flax.reporting import plots
 
 
 def plot(path: pathlib.Path, best: Mapping[int, Found], paper):
   """Draws seconds a sample over key/value heads, both axes logarithmic."""
-  figure, axes = plt.subplots(figsize=(7, 4.5))
+  figure, axes = plots.new(7, 4.5)
   heads = [*best]
   lines = {
     'estimate, exchanges after computation': [f.seconds for f in best.values()],
@@ -55,9 +50,5 @@ def plot(path: pathlib.Path, best: Mapping[int, Found], paper):
   axes.set_xlabel('key/value heads')
   axes.set_ylabel('seconds a sample and chip')
   axes.set_title('T5.1.1-XXL, 2048/512 tokens, 8 TPU v4', fontsize=11)
-  axes.spines[['top', 'right']].set_visible(False)
   axes.legend(fontsize=8, frameon=False)
-  figure.tight_layout()
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  plots.save(figure, path)

@@ -111,7 +111,7 @@ _ABOUT = paragraph(
   the model of ../pretraining, converted and uptrained for a share alpha of its
   12,000 steps; mean and 95% interval over three seeds of the data's order (and
   of the heads, where they are random), by Student's t. The multi-head model is
-  trained as much longer, with a new optimizer like all others. At the laptop's
+  trained as much longer; all keep Adafactor's statistics. At the laptop's
   scale, on a CPU: nothing here is a number of the paper's."""
 )
 

@@ -109,9 +109,8 @@ _ABOUT = paragraph(
   """Cross-entropy on held-out prose, nats a target token of span corruption:
   the model of ../pretraining, converted and uptrained for a share alpha of its
   12,000 steps; mean and 95% interval over three seeds of the data's order, by
-  Student's t. All begin with a new optimizer, the multi-head model too, which
-  sets it back at first. At the laptop's scale, on a CPU: nothing here is a
-  number of the paper's."""
+  Student's t. All keep Adafactor's statistics. At the laptop's scale,
+  on a CPU: nothing here is a number of the paper's."""
 )
 
 

@@ -1,6 +1,7 @@
 """The quickstart's report, from its records alone."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,11 +52,12 @@ def redraw(results_dir):
 def report(records: Sequence[Record], samples: Sequence[Record]) -> str:
   """Returns the report as Markdown."""
   by_stage = {record['stage']: record for record in records}
-  baselines, pretrain = by_stage['baselines'], by_stage['pretrain']
+  baselines = by_stage['baselines']
   converted = _with_prefix(records, 'convert/')
   uptrained = _with_prefix(records, 'uptrain/')
   tuned = _with_prefix(records, 'finetune/')
-  provenance = pretrain['provenance']
+  pretrained = converted[0]  # multi-head: nothing is pooled
+  provenance = pretrained['provenance']
   seconds = sum(record['seconds'] for record in records)
 
   losses = markdown_table(
@@ -66,23 +68,23 @@ def report(records: Sequence[Record], samples: Sequence[Record]) -> str:
         baselines['unigram/cross_entropy'],
         baselines['unigram_text/cross_entropy'],
       ],
-      ['multi-head model', pretrain[LOSS], pretrain[TEXT_LOSS]],
+      ['multi-head model', pretrained[LOSS], pretrained[TEXT_LOSS]],
     ],
   )
+  after = {record['name']: record[LOSS] for record in uptrained}
   ablation = markdown_table(
     ['model', 'key/value heads', 'converted', 'uptrained'],
     [
-      [c['name'], c['num_kv_heads'], c[LOSS], u[LOSS]]
-      for c, u in zip(converted, uptrained, strict=True)
+      [c['name'], c['num_kv_heads'], c[LOSS], after.get(c['name'], '')]
+      for c in converted
     ],
   )
   summaries = markdown_table(
-    ['model', 'key/value heads', 'steps', 'ROUGE-1', 'ROUGE-2', 'ROUGE-Lsum'],
+    ['model', 'key/value heads', 'ROUGE-1', 'ROUGE-2', 'ROUGE-Lsum'],
     [
       [
         r['name'].removesuffix(', mean'),
         r['num_kv_heads'],
-        r['step'] - uptrained[0]['step'],
         *(r[f'test/{m}'] for m in ('rouge1', 'rouge2', 'rougeLsum')),
       ]
       for r in tuned
@@ -115,39 +117,41 @@ def report(records: Sequence[Record], samples: Sequence[Record]) -> str:
 # Quickstart: the GQA paper's method on a small scale
 
 A small run on {provenance['cpus']} CPU cores ({seconds / 60:.1f} minutes), not
-a reproduction of the paper's numbers: one seed, a model of two million
-parameters, {pretrain['step']:,} steps on Wikipedia introductions. What it shows
-is that every part works, and in which order the methods come out.
+a reproduction of the paper's numbers: one seed, and a model of
+{pretrained['parameters'] / 1e6:.1f} million parameters. What it shows is that
+every part works, and in which order the methods come out; the figures of three
+seeds and longer runs are in the [overview](../README.md).
 
-## Pre-training
+## The checkpoint
 
-The multi-head model after {pretrain['step']:,} steps of span corruption, in
-nats a target token on held-out articles. Sentinels come in a fixed order and
-cost a model nothing; "text alone" leaves them out: the fair comparison.
+The multi-head model of [results/pretraining](../pretraining/report.md) after
+{pretrained['step']:,} steps of span corruption, in nats a target token on
+held-out articles. Sentinels come in a fixed order and cost a model nothing;
+"text alone" leaves them out: the fair comparison.
 
 {losses}
-{_verdict_pretraining(baselines, pretrain)}
+{_verdict_pretraining(baselines, pretrained)}
 
 ## Conversion and uptraining
 
 The same checkpoint, its decoder's key/value heads pooled, before and after
-uptraining for {uptrained[0]['step'] - pretrain['step']:,} steps
-({(uptrained[0]['step'] - pretrain['step']) / pretrain['step']:.0%} of the
-pre-training). The multi-head model trains on for as many. All begin uptraining
-with a new optimizer state, at the high learning rate of a short run, which sets
-even the multi-head model back by
-{uptrained[0][LOSS] - converted[0][LOSS]:+.2f} nats: compare within a column.
-Cross-entropy of span corruption, in nats a target token.
+uptraining for {uptrained[0]['step'] - pretrained['step']:,} steps
+({_alpha(converted, uptrained):.1%} of the pre-training; the paper's share is
+5%). Cross-entropy of span corruption, in nats a target token; uptrained are the
+models that are fine-tuned below. `subspace` is a
+method of ours; that it loses next to nothing says as much of this small model,
+whose attentions have few directions that matter, as of the method: see
+[a real checkpoint](../real_checkpoint/report.md).
 
 {ablation}
 ![Cross-entropy after conversion and after uptraining](ablation.png)
 
-{_verdict_ablation(converted, uptrained)}
+{_verdict_ablation(converted)}
 
 ## Fine-tuning on summarization
 
-Introduction to short description: the checkpoint of the best ROUGE-1 on the
-validation split, decoded greedily, on the test split.
+Introduction to short description, {tuned[-1]['step'] - uptrained[0]['step']:,}
+steps, decoded greedily, on the test split.
 
 {summaries}
 {trivial}
@@ -161,25 +165,25 @@ its seed, versions and git revision.
 """
 
 
-def _verdict_pretraining(baselines, pretrain) -> str:
-  below = baselines['unigram_text/cross_entropy'] - pretrain[TEXT_LOSS]
+def _alpha(converted, uptrained) -> float:
+  return uptrained[0]['step'] / converted[0]['step'] - 1
+
+
+def _verdict_pretraining(baselines, pretrained) -> str:
+  below = baselines['unigram_text/cross_entropy'] - pretrained[TEXT_LOSS]
   if below > 0:
     return f'On text alone the model is {below:.2f} nats below unigrams.'
   return f'On text alone the model is {-below:.2f} nats **above** unigrams.'
 
 
-def _verdict_ablation(converted, uptrained) -> str:
-  def order(rows):
-    mqa = {r['method']: r[LOSS] for r in rows if r['num_kv_heads'] == 1}
-    best_first = sorted(mqa, key=mqa.get)
-    agrees = best_first == ['mean', 'first', 'random']
-    order = ' < '.join(f'{method} {mqa[method]:.3f}' for method in best_first)
-    return f'{order} ({"as" if agrees else "not as"} in Figure 4)'
-
-  return (
-    f'Loss of multi-query attention by method, converted: {order(converted)}; '
-    f'uptrained: {order(uptrained)}.'
-  )
+def _verdict_ablation(converted) -> str:
+  mqa = {r['method']: r[LOSS] for r in converted if r['num_kv_heads'] == 1}
+  best_first = sorted(mqa, key=mqa.get)
+  papers = ['mean', 'first', 'random']
+  agrees = [method for method in best_first if method in papers] == papers
+  order = ' < '.join(f'{method} {mqa[method]:.3f}' for method in best_first)
+  order += f' ({"as" if agrees else "not as"} in Figure 4)'
+  return f'Loss of multi-query attention by method, converted: {order}.'
 
 
 def _verdict_summaries(baselines, tuned) -> str:
@@ -221,12 +225,15 @@ def _plot(path, records):
   by_stage = {record['stage']: record for record in records}
   converted = _with_prefix(records, 'convert/')
   uptrained = _with_prefix(records, 'uptrain/')
+  after = {record['name']: record[LOSS] for record in uptrained}
   plots.paired_bars(
     path,
     [r['name'] for r in converted],
     {
       'converted': [r[LOSS] for r in converted],
-      'uptrained for 5%': [r[LOSS] for r in uptrained],
+      f'uptrained for {_alpha(converted, uptrained):.1%}': [
+        after.get(r['name'], math.nan) for r in converted
+      ],
     },
     lines={'unigrams': by_stage['baselines']['unigram/cross_entropy']},
     title='Span corruption on held-out text, before and after uptraining',

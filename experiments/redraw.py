@@ -23,6 +23,7 @@ from experiments import (
   kv_cache,
   low_precision,
   overview,
+  pretraining,
   quickstart_report,
   roofline_check,
   table1_main_results,
@@ -68,6 +69,7 @@ def redraw(results: pathlib.Path):
   for name, report in REPORTS.items():
     report(results / name)
   found = Grid(LAPTOP, results / 'study' / 'records.jsonl').found()
+  pretraining.report(found, results / 'pretraining')
   times = results / 'decode_times' / 'records.jsonl'
   scripts = [module.SCRIPT for module in STUDY]
   for script in scripts:

@@ -25,14 +25,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
-
 from gqa_flax.config import T5Config
-from gqa_flax.reporting import records
+from gqa_flax.reporting import plots, records
 from gqa_flax.reporting.tables import markdown_table, paragraph
 from gqa_flax.timing import roofline
 from gqa_flax.timing.kv_cache import attention_name
@@ -243,7 +237,7 @@ def report(folder: pathlib.Path):
 
 
 def _plot(path: pathlib.Path, by_phase: Mapping[str, Sequence[Point]]):
-  figure, axes = plt.subplots(figsize=(6, 5))
+  figure, axes = plots.new(6, 5)
   styles = (('o', '#b3502e'), ('s', '#1f7a45'), ('D', '#2f5d9b'))
   for (phase, own), (marker, color) in zip(by_phase.items(), styles):
     axes.scatter(
@@ -260,12 +254,8 @@ def _plot(path: pathlib.Path, by_phase: Mapping[str, Sequence[Point]]):
   axes.set_yscale('log')
   axes.set_xlabel('seconds by the roofline')
   axes.set_ylabel('seconds measured')
-  axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False)
-  figure.tight_layout()
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  plots.save(figure, path)
 
 
 def main() -> int:

@@ -58,24 +58,24 @@ def method(scale: Scale, size: str, num_kv_heads: int) -> str:
 def starts(scale: Scale, size: str, num_kv_heads: int) -> list[Uptraining]:
   """Returns what a model's fine-tuning begins with, one a seed."""
   how = method(scale, size, num_kv_heads)
-  if scale.name == 'laptop':
+  if scale.name == 'laptop' and how != 'none':
     return results.uptrainings(scale, size, num_kv_heads, how)
   return [
-    Uptraining(size, num_kv_heads, how, seed, alpha_of(scale, how))
+    Uptraining(size, num_kv_heads, how, seed, alpha_of(how))
     for seed in scale.seeds
   ]
 
 
-def alpha_of(scale: Scale, method: str) -> float:
-  """Returns the alpha of the checkpoint that is fine-tuned."""
-  return scale.multi_head_alpha if method == 'none' else ALPHA
+def alpha_of(method: str) -> float:
+  """Returns the alpha of what is fine-tuned; a multi-head model is as it is."""
+  return 0.0 if method == 'none' else ALPHA
 
 
 def cells(scale: Scale) -> list:
   """Returns the grid."""
   models = MODELS if scale.name == 'paper' else LAPTOP_MODELS
   tuned = [
-    FineTuning(start, task, alpha_of(scale, start.method))
+    FineTuning(start, task, alpha_of(start.method))
     for seed in scale.seeds
     for model in models
     for start in starts(scale, *model)
@@ -138,7 +138,7 @@ def _row(found: Found, size: str, num_kv_heads: int) -> Row:
   timed = found.get(Timing(size, num_kv_heads).name)
   time = timed and Measurement.from_dict(timed['measurement']['measurement'])
   models = starts(LAPTOP, size, num_kv_heads)
-  alpha = alpha_of(LAPTOP, method(LAPTOP, size, num_kv_heads))
+  alpha = alpha_of(method(LAPTOP, size, num_kv_heads))
   by_task = {
     task: results.scores(found, LAPTOP, models, task, alpha)
     for task in LAPTOP.tasks
@@ -195,12 +195,12 @@ def report(found: Found, folder: pathlib.Path):
 def _about(table) -> str:
   return paragraph(
     f"""The model of ../pretraining and a smaller one beside it, both multi-head
-    and trained for {LAPTOP.multi_head_alpha:.0%} longer, and the first
-    converted by the mean and uptrained for as much; fine-tuned on two tasks,
-    the checkpoint of the best validation score, decoded greedily and scored on
-    the test split: mean and 95% interval over {len(LAPTOP.seeds)} seeds, by
-    Student's t. {_timing(table)} Nothing here is a number of the paper's, whose
-    times are estimated in report.md."""
+    and as they are, and the first converted by the mean and uptrained for
+    {ALPHA:.0%}; fine-tuned on two tasks, the checkpoint of the best
+    validation score, decoded greedily and scored on the test split: mean
+    and 95% interval over {len(LAPTOP.seeds)} seeds, by Student's t.
+    {_timing(table)} Nothing here is a number of the paper's, whose times are
+    estimated in report.md."""
   )
 
 

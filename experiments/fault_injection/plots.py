@@ -4,11 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
+from gqa_flax.reporting import plots
 
 WHO = {(0,): 'process 0', (1,): 'process 1', (0, 1): 'both'}
 _COLORS = {(0,): '#c8553d', (1,): '#e0a030', (0, 1): '#6b3fa0'}
@@ -20,7 +16,7 @@ def steps_over_time(
   kills: Sequence[Mapping[str, Any]],
 ):
   """Draws a line an attempt, from its checkpoint up, and a mark a kill."""
-  figure, axes = plt.subplots(figsize=(8.5, 4.2))
+  figure, axes = plots.new(8.5, 4.2)
   attempts = summary['attempts']
   zero = attempts[0][0]
 
@@ -61,10 +57,5 @@ def steps_over_time(
     f'{len(kills)} kills, {len(attempts)} attempts that had restored',
     fontsize=11,
   )
-  axes.spines[['top', 'right']].set_visible(False)
   axes.legend(fontsize=8, frameon=False, loc='upper left')
-  figure.tight_layout()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  plots.save(figure, path)

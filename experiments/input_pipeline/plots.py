@@ -3,13 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
-
 from experiments.input_pipeline.summary import Task
+from gqa_flax.reporting import plots
 
 LABELS = {
   'read': 'records read and parsed',
@@ -24,7 +19,7 @@ _COLORS = ('#8a8f98', '#c9ccd1', '#2f5d9b', '#7fa8d9', '#1f7a45', '#e3b7a0')
 
 def stage_bars(path: pathlib.Path, tasks: Sequence[Task]):
   """Draws a bar of one core's time a task, and its microseconds a row."""
-  figure, axes = plt.subplots(figsize=(8.5, 0.6 * len(tasks) + 1.8))
+  figure, axes = plots.new(8.5, 0.6 * len(tasks) + 1.8)
   left = [0.0] * len(tasks)
   for (stage, label), color in zip(LABELS.items(), _COLORS):
     widths = [100 * task.shares()[stage] for task in tasks]
@@ -49,10 +44,5 @@ def stage_bars(path: pathlib.Path, tasks: Sequence[Task]):
   axes.set_xticks(range(0, 101, 20))
   axes.set_xlabel('percent of the time on one core')
   axes.set_title('Where the input pipeline spends its time', fontsize=11)
-  axes.spines[['top', 'right']].set_visible(False)
   figure.legend(loc='lower center', ncols=3, fontsize=8, frameon=False)
-  figure.tight_layout(rect=(0, 0.14, 1, 1))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  plots.save(figure, path, rect=(0, 0.14, 1, 1))

@@ -3,13 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
-
 from experiments.peers.summary import Run
+from gqa_flax.reporting import plots
 
 _COLORS = {'transformers': '#c9ccd1', 'gqa_flax': '#2f5d9b'}
 _TITLES = {
@@ -21,19 +16,11 @@ _TITLES = {
 def seconds_bars(path: pathlib.Path, runs: Sequence[Run]):
   """Draws a panel a run: medians, quartiles, and how many times as fast."""
   rows = [len(run.names()) for run in runs]
-  figure, panels = plt.subplots(
-    len(runs),
-    figsize=(8.5, 0.5 * sum(rows) + 1.3 * len(runs)),
-    height_ratios=rows,
-    squeeze=False,
-  )
+  height = 0.5 * sum(rows) + 1.3 * len(runs)
+  figure, panels = plots.panels(len(runs), 1, 8.5, height, height_ratios=rows)
   for run, axes in zip(runs, panels[:, 0]):
     _panel(axes, run)
-  figure.tight_layout()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  plots.save(figure, path)
 
 
 def _panel(axes, run: Run):
@@ -69,4 +56,3 @@ def _panel(axes, run: Run):
     f'{record["source_length"]} / {record["target_length"]} tokens)',
     fontsize=11,
   )
-  axes.spines[['top', 'right']].set_visible(False)

@@ -1,11 +1,8 @@
 """The plots of the study."""
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
 import numpy as np
+
+from gqa_flax.reporting import plots
 
 _COLORS = {
   'mean': '#8a8f98',
@@ -21,7 +18,8 @@ _COLORS = {
 def before_uptraining(path, table):
   """Draws the loss of each conversion against the number of heads."""
   kinds = list(table.tokens)
-  figure, axes = plt.subplots(1, len(kinds), figsize=(11, 4.2))
+  figure, panels = plots.panels(1, len(kinds), 11, 4.2)
+  axes = panels[0]
   for ax, kind in zip(axes, kinds):
     for name, color in _COLORS.items():
       method, _, text = name.partition(', ')
@@ -54,24 +52,21 @@ def before_uptraining(path, table):
     ax.set_title(kind)
     ax.set_xlabel('key/value heads, of 6')
     ax.set_xticks([1, 2, 3])
-    ax.spines[['top', 'right']].set_visible(False)
   axes[0].set_ylabel('cross-entropy, nats a token')
   handles, labels = axes[0].get_legend_handles_labels()
   figure.legend(
     handles, labels, loc='lower center', ncols=4, fontsize=8, frameon=False
   )
   figure.suptitle('Before uptraining (dashed: multi-head)', fontsize=11)
-  figure.tight_layout(rect=(0, 0.1, 1, 1))
-  _save(figure, path)
+  plots.save(figure, path, rect=(0, 0.1, 1, 1))
 
 
 def uptraining(path, curves):
   """Draws the loss over the steps of uptraining, one line a seed."""
   heads = sorted({cell['num_kv_heads'] for cell in curves}, reverse=True)
-  figure, axes = plt.subplots(
-    1, len(heads), figsize=(9, 4), sharey=True, squeeze=False
-  )
-  for ax, n in zip(axes[0], heads):
+  figure, panels = plots.panels(1, len(heads), 9, 4, sharey=True)
+  axes = panels[0]
+  for ax, n in zip(axes, heads):
     for cell in curves:
       if cell['num_kv_heads'] != n:
         continue
@@ -88,14 +83,6 @@ def uptraining(path, curves):
       )
     ax.set_title(f'{n} key/value head{"s" if n > 1 else ""}, of 6')
     ax.set_xlabel('steps of uptraining')
-    ax.spines[['top', 'right']].set_visible(False)
-  axes[0][0].set_ylabel('span corruption, nats a token')
-  axes[0][0].legend(fontsize=8, frameon=False)
-  figure.tight_layout()
-  _save(figure, path)
-
-
-def _save(figure, path):
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  axes[0].set_ylabel('span corruption, nats a token')
+  axes[0].legend(fontsize=8, frameon=False)
+  plots.save(figure, path)

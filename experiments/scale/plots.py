@@ -3,14 +3,9 @@
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
-
 from experiments.scale import summary
 from experiments.scale.jobs import JOBS
+from gqa_flax.reporting import plots
 
 _LINES = (
   ('step, exchanges after computation', '#b3502e', '-', 'o'),
@@ -24,9 +19,8 @@ _OTHERS = {'v5e': ('#7fa8d9', 'D'), 'v5p': ('#e3b7a0', 'P')}
 
 def step_seconds(path: pathlib.Path, programs: Sequence[summary.Program]):
   """Draws a panel a job: v4 as lines over chips, other chips as marks."""
-  figure, panels = plt.subplots(
-    1, len(JOBS), figsize=(10.5, 5), sharex=True, sharey=True
-  )
+  figure, rows = plots.panels(1, len(JOBS), 10.5, 5, sharex=True, sharey=True)
+  panels = rows[0]
   for axes, job in zip(panels, JOBS):
     _panel(axes, job, programs)
   panels[0].set_ylabel('estimated seconds a step')
@@ -43,11 +37,7 @@ def step_seconds(path: pathlib.Path, programs: Sequence[summary.Program]):
     fontsize=8,
     frameon=False,
   )
-  figure.tight_layout(rect=(0, 0.1, 1, 1))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  plots.save(figure, path, rect=(0, 0.1, 1, 1))
 
 
 def _panel(axes, job, programs):
@@ -92,4 +82,3 @@ def _panel(axes, job, programs):
   axes.set_xlabel('chips')
   axes.set_title(f'{job}, T5.1.1-XXL, GQA-8', fontsize=11)
   axes.grid(axis='y', color='#eeeeee')
-  axes.spines[['top', 'right']].set_visible(False)

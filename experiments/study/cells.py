@@ -46,6 +46,9 @@ class Cell(Protocol):
 class Uptraining:
   """A multi-head checkpoint, converted and uptrained.
 
+  Adafactor's statistics go along: with none a multi-head model that just trains
+  on is set back for longer than uptraining lasts.
+
   Attributes:
     size: of the scale's models.
     num_kv_heads: to which it is converted.
@@ -114,6 +117,7 @@ class Uptraining:
         'OUTPUT': converted,
         'NUM_KV_HEADS': self.num_kv_heads,
         'CONVERSION_METHOD': method,
+        'OPTIMIZER_STATE': 'carry',
         'RANDOM_SEED': self._conversion_seed,
         **calibration,
       },
@@ -129,6 +133,7 @@ class Uptraining:
       {
         'NUM_KV_HEADS': self.num_kv_heads,
         'INITIAL_CHECKPOINT_PATH': converted,
+        'OPTIMIZER_STATE': 'carry',
         'MODEL_DIR': self.folder(scale),
         'TRAIN_STEPS': last,
         'RANDOM_SEED': self.seed,

@@ -58,8 +58,6 @@ class Scale:
     pretraining_steps: of the checkpoints; alpha is a share of these.
     pretraining_files: gin files of the pre-training's data.
     tasks: to fine-tune on, by name.
-    multi_head_alpha: for which the multi-head models of Table 1 train longer.
-      The paper fine-tunes the public checkpoints as they are.
     split: of a task, that its scores are of.
     seeds: of each cell.
     bindings: of macros, for pre-training, uptraining and fine-tuning.
@@ -71,7 +69,6 @@ class Scale:
   pretraining_steps: int
   pretraining_files: tuple[str, ...]
   tasks: Mapping[str, Task]
-  multi_head_alpha: float
   split: str
   seeds: tuple[int, ...]
   bindings: Mapping[str, Mapping[str, Any]]
@@ -118,7 +115,6 @@ PAPER = Scale(
     'wmt14_en_de': _of_the_paper('wmt14_en_de', 'bleu'),
     'trivia_qa': _of_the_paper('trivia_qa', 'f1'),
   },
-  multi_head_alpha=0.0,
   split='validation',
   seeds=(0,),
   bindings={'pretraining': _MESH, 'finetuning': _MESH},
@@ -153,9 +149,6 @@ LAPTOP = Scale(
       'bleu',
     ),
   },
-  # A new optimizer's first steps set back a model of so few: as long as the
-  # others, then.
-  multi_head_alpha=0.05,
   split='test',
   seeds=(0, 1, 2),
   bindings={

@@ -3,13 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use('Agg')  # no screen is needed
-
-import matplotlib.pyplot as plt
-
 from experiments.training_knobs.summary import USABLE, Program
+from gqa_flax.reporting import plots
 
 _COLORS = {'none': '#b3502e', 'dots': '#2f5d9b', 'full': '#1f7a45'}
 _MARKERS = {'bfloat16': 'o', 'float32': 's'}
@@ -18,7 +13,7 @@ _GIB = 2**30
 
 def bytes_and_seconds(path: pathlib.Path, programs: Sequence[Program]):
   """Draws a point a program, labelled; lines join the numbers of parts."""
-  figure, axes = plt.subplots(figsize=(8.5, 5.5))
+  figure, axes = plots.new(8.5, 5.5)
   fitting = [p for p in programs if p.cost.fits]
   for remat, color in _COLORS.items():
     for dtype, marker in _MARKERS.items():
@@ -60,9 +55,4 @@ def bytes_and_seconds(path: pathlib.Path, programs: Sequence[Program]):
   axes.set_ylabel('estimated seconds a step')
   axes.set_title('By remat policy; at each point, the microbatches')
   axes.legend(fontsize=8, frameon=False)
-  axes.spines[['top', 'right']].set_visible(False)
-  figure.tight_layout()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Without its version number, which changes the file and nothing to see.
-  figure.savefig(path, dpi=150, metadata={'Software': None})
-  plt.close(figure)
+  plots.save(figure, path)

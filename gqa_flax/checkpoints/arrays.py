@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from gqa_flax.config import T5Config
@@ -12,6 +13,8 @@ from gqa_flax.config import T5Config
 # hold at most.
 SLAB_BYTES = 64 * 2**20
 _SHOWN = 8
+# What parameters are written in.
+DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)

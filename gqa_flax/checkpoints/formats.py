@@ -24,7 +24,7 @@ from gqa_flax.checkpoints import (
   t5x_write,
 )
 from gqa_flax.checkpoints.architecture import check_shapes
-from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
+from gqa_flax.checkpoints.arrays import DTYPES, LazyArray, StoredCheckpoint
 from gqa_flax.config import T5Config
 
 _OPENERS = {
@@ -101,10 +101,9 @@ def write_checkpoint(
       number for both.
     source: where the parameters come from, for the model card.
     method: how they were converted, for the model card.
-    dtype: of the parameters on disk; of the formats, Hugging Face's alone has
-      a choice, 'bfloat16'.
-    on_slab: called with (name, start, rows) before rows are written, from
-      several threads; what it raises leaves nothing written.
+    dtype: of the parameters on disk, of `DTYPES`; ours knows float32 alone.
+    on_slab: called with (name, start, rows in float32) before rows are written,
+      from several threads; what it raises leaves nothing written.
     on_written: called when all is written and the checkpoint is about to
       appear, with the folder that `path` is or becomes.
 
@@ -141,8 +140,9 @@ def write_checkpoint(
         'or OUTPUT_FORMAT = native.'
       )
     target = folder / f'{native.PREFIX}_{step}'
+    params = {name: x.astype(DTYPES[dtype]) for name, x in params.items()}
     with _gone_if_empty(folder), _appearing(target) as temporary:
-      t5x_write.write_legacy(temporary, step, params, slots, on_slab)
+      t5x_write.write_legacy(temporary, step, params, slots, _wide(on_slab))
       on_written(folder)
     return str(target)
   with _appearing(folder) as temporary:
@@ -218,11 +218,18 @@ def check_destination(path, format: str) -> epath.Path:
   return folder
 
 
+def _wide(on_slab: OnSlab | None) -> OnSlab | None:
+  """Returns what is called with float32 rows, whatever is written."""
+  if on_slab is None:
+    return None
+  return lambda name, start, rows: on_slab(
+    name, start, rows.astype(np.float32, copy=False)
+  )
+
+
 def check_dtype(dtype: str, format: str):
   """Raises ValueError if the format is not written in the dtype."""
-  known = (
-    hugging_face_write.DTYPES if format == 'hugging_face' else ('float32',)
-  )
+  known = ('float32',) if format == 'native' else tuple(DTYPES)
   if dtype not in known:
     raise ValueError(
       f'The format {format!r} is not written in {dtype!r}; choose an '

@@ -7,12 +7,11 @@ logits, and reading the folder here gives the grouped model back.
 
 from collections.abc import Callable, Mapping
 
-import ml_dtypes
 import numpy as np
 from etils import epath
 
 from gqa_flax.checkpoints.architecture import check_shapes
-from gqa_flax.checkpoints.arrays import LazyArray
+from gqa_flax.checkpoints.arrays import DTYPES, LazyArray
 from gqa_flax.checkpoints.hugging_face_arrays import (
   is_grouped,
   observed,
@@ -27,7 +26,6 @@ from gqa_flax.config import T5Config
 
 # As save_pretrained has it for most of its versions.
 MAX_SHARD_BYTES = 5 * 10**9
-DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
 
 
 def write_checkpoint(
@@ -55,7 +53,7 @@ def write_checkpoint(
     params: by T5X name.
     source: where the parameters come from, for the model card.
     method: by which they were converted, for the model card.
-    dtype: of the arrays: one of `DTYPES`.
+    dtype: of the arrays: one of `arrays.DTYPES`.
     on_slab: called with the T5X name, the first row and the rows of each part
       of an array that is about to be written, float32 as it will be read,
       before transposition and repetition, in the order of the rows. What it

@@ -15,8 +15,17 @@ COLORS = ('#2f5d9b', '#b3502e', '#1f7a45', '#7a5195', '#c99a2e', '#444444')
 
 def new(width: float = 7.0, height: float = 4.5):
   """Returns a figure and its axes, in inches, without upper and right lines."""
-  figure, axes = plt.subplots(figsize=(width, height))
-  axes.spines[['top', 'right']].set_visible(False)
+  figure, axes = panels(1, 1, width, height)
+  return figure, axes[0, 0]
+
+
+def panels(rows: int, columns: int, width: float, height: float, **options):
+  """Returns a figure and an array of axes, as `new`; options of subplots."""
+  figure, axes = plt.subplots(
+    rows, columns, figsize=(width, height), squeeze=False, **options
+  )
+  for panel in axes.flat:
+    panel.spines[['top', 'right']].set_visible(False)
   return figure, axes
 
 
@@ -64,7 +73,7 @@ def paired_bars(
     title: above the plot.
     xlabel: quantity and unit.
   """
-  figure, axes = plt.subplots(figsize=(7.5, 0.6 * len(labels) + 1.8))
+  figure, axes = new(7.5, 0.6 * len(labels) + 1.8)
   height = 0.8 / len(series)
   for i, (name, values) in enumerate(series.items()):
     positions = [
@@ -80,6 +89,5 @@ def paired_bars(
   axes.set_xlabel(xlabel)
   axes.set_title(title, fontsize=11)
   axes.margins(x=0.1)
-  axes.spines[['top', 'right']].set_visible(False)
   figure.legend(loc='lower center', ncols=4, fontsize=8, frameon=False)
   save(figure, path, rect=(0, 0.07, 1, 1))

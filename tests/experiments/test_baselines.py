@@ -49,6 +49,7 @@ def variant_record(stage, name, heads, method, loss, **more):
     'num_kv_heads': heads,
     'method': method,
     'step': 105,
+    'parameters': 4_700_000,
     'seconds': 1.0,
     quickstart_report.LOSS: loss,
     quickstart_report.TEXT_LOSS: loss + 1,
@@ -71,11 +72,13 @@ def test_report_says_what_held_and_what_did_not(tmp_path):
       'after_is_a/words': 8,
       'after_is_a/rouge1': 40.0,
     },
-    {**variant_record('pretrain', 'MHA', 8, None, 3.0), 'step': 100},
   ]
-  losses = {'mean': 3.5, 'random': 4.0, 'first': 4.5}
+  losses = {'mean': 3.5, 'random': 4.0, 'first': 4.5, 'subspace': 3.0}
   for stage in ('convert', 'uptrain'):
-    records.append(variant_record(f'{stage}/mha', 'MHA', 8, None, 3.0))
+    step = {'convert': 100, 'uptrain': 105}[stage]
+    records.append(
+      {**variant_record(f'{stage}/mha', 'MHA', 8, 'mean', 3.0), 'step': step}
+    )
     for method, loss in losses.items():
       name = f'MQA, {method}'
       records.append(variant_record(f'{stage}/{name}', name, 1, method, loss))
@@ -98,8 +101,9 @@ def test_report_says_what_held_and_what_did_not(tmp_path):
   report = (tmp_path / 'report.md').read_text()
   assert 'On text alone the model is 2.00 nats below unigrams.' in report
   assert (
-    'mean 3.500 < random 4.000 < first 4.500 (not as in Figure 4)' in report
-  )
+    'subspace 3.000 < mean 3.500 < random 4.000 < first 4.500 (not as in'
+  ) in report
+  assert '5 steps (5.0% of the pre-training' in ' '.join(report.split())
   assert (
     'Models that beat the first words: MHA; the most common words: MHA, MQA; '
     'the rule written by hand: none.'

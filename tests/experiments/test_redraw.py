@@ -16,7 +16,7 @@ def derived(results):
   return {
     path.relative_to(results): path
     for path in results.rglob('*')
-    if path.suffix in DERIVED and 'pretraining' not in path.parts
+    if path.suffix in DERIVED and 'checkpoint' not in path.parts
   }
 
 
