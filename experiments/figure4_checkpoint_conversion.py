@@ -164,7 +164,6 @@ def _plot(path, curves, multi_head):
       linewidth=1,
       label='multi-head, trained for 5% longer',
     )
-    axes.set_ylim(bottom=0.9 * multi_head[0.05].mean)
   axes.set_xticks(range(len(labels)), labels, fontsize=7)
   axes.set_ylabel('cross-entropy, nats a token')
   axes.legend(fontsize=8, frameon=False)

@@ -153,7 +153,7 @@ def test_figure6_says_what_the_records_say(run, tmp_path):
   assert '| GQA-8, 32 a chip | 8.00 | 4.37 | 1.83 | 1.25 x | **no** |' in text
   assert '| MQA, 32 a chip | 1.00 |' in text
   before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-  assert set(before) == {'report.md', 'time.png'}
+  assert set(before) == {'report.md', 'time.png', 'time.svg'}
   figure6_num_groups.report_estimates(path, tmp_path)
   assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
