@@ -81,13 +81,16 @@ def redraw(
 
   Args:
     script: whose.
-    found: the laptop's records; without any of its own it has no report.
+    found: the laptop's records; before those of the last seed begin, nothing
+      is known with an interval, and there is no report.
     times: records of `decode_times`.
     folder: made if absent.
   """
   if script.report_estimates:
     script.report_estimates(times, folder)
-  if any(cell.name in found for cell in script.cells(LAPTOP)):
+  names = [cell.name for cell in script.cells(LAPTOP)]
+  last = f'/{LAPTOP.seeds[-1]}'
+  if any(name in found and name.endswith(last) for name in names):
     folder.mkdir(parents=True, exist_ok=True)
     script.report(found, folder)
 

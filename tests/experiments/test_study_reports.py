@@ -11,6 +11,7 @@ from experiments import (
   overview,
   table1_main_results,
 )
+from experiments.study import command
 from experiments.study.cells import Timing
 from experiments.study.scales import LAPTOP
 from gqa_flax.config import T5Config
@@ -104,6 +105,21 @@ def test_a_report_without_records_says_nothing(script, tmp_path):
   script.report({}, tmp_path)
   for path in tmp_path.glob('*.md'):
     assert '±' not in path.read_text()
+
+
+@pytest.mark.parametrize('seeds, reports', [((0, 1), False), ((0, 2), True)])
+def test_there_is_no_report_before_the_last_seed(
+  seeds, reports, found, tmp_path
+):
+  script = figure5_uptraining_proportion.SCRIPT
+  some = {
+    name: record
+    for name, record in found.items()
+    if int(name.rpartition('/')[2]) in seeds
+  }
+  folder = tmp_path / 'figure5'
+  command.redraw(script, some, tmp_path / 'none.jsonl', folder)
+  assert folder.exists() == reports
 
 
 def text(script, found, folder, name='report.md'):
