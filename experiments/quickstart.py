@@ -57,14 +57,12 @@ class TaskSettings:
 
   def batches(self, split: str, num_examples: int | None = None):
     """Returns the batches of a split, for teacher-forced losses."""
-    return list(
-      batches.evaluation_batches(
-        self.task,
-        split,
-        self.sequence_length,
-        self.batch_size,
-        num_examples=num_examples,
-      )
+    return batches.evaluation_batches(
+      self.task,
+      split,
+      self.sequence_length,
+      self.batch_size,
+      num_examples=num_examples,
     )
 
   def score(self, split: str) -> TaskScore:
@@ -122,7 +120,7 @@ def quickstart(
     *(Variant(f'MQA, {m}', 1, m) for m in ('first', 'random', 'subspace')),
   ]
   uptrained_step = stored.step + uptrain_steps
-  held_out = uptrain_task.batches('validation', held_out_examples)
+  held_out = list(uptrain_task.batches('validation', held_out_examples))
   loss = ValidationLoss(held_out)
   text_loss = ValidationLoss(
     map(baselines.text_only, held_out), name='validation_text'
@@ -149,7 +147,7 @@ def quickstart(
           seed=seed,
           optimizer_state='carry',
           calibration_task=uptrain_task.task.name,
-          calibration_batches=lambda: uptrain_task.batches('train', 512),
+          calibration_batches=lambda: uptrain_task.batches('train'),
           calibration_tokens=calibration_tokens,
         )
       return score(folder, [loss, text_loss] if variant == mha else [loss])

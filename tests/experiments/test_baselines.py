@@ -101,7 +101,8 @@ def test_report_says_what_held_and_what_did_not(tmp_path):
   report = (tmp_path / 'report.md').read_text()
   assert 'On text alone the model is 2.00 nats below unigrams.' in report
   assert (
-    'subspace 3.000 < mean 3.500 < random 4.000 < first 4.500 (not as in'
+    'converted: subspace 3.000 < mean 3.500 < random 4.000 < first 4.500 '
+    '(not as in Figure 4).'
   ) in report
   assert '5 steps (5.0% of the pre-training' in ' '.join(report.split())
   assert (
