@@ -1,6 +1,10 @@
 # `make help` lists the targets. Nothing here needs an environment variable,
 # but any Python from 3.11 on may be chosen: make test PYTHON=python3.12
 
+# What XLA asks of the system at each step comes in huge pages, where there are
+# any (results/training_knobs).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 # The first of these that is at least Python 3.11 makes .venv.
 PYTHON = python3 python3.12 python3.11
 # The interpreters whose versions constraints.txt holds, oldest first.

@@ -1,12 +1,15 @@
 """Jobs: commands of gqa-flax on gin files, to be printed or run."""
 
 import dataclasses
+import os
 import pathlib
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+from experiments.training_knobs.cells import PAGES
 
 # The status with which a job that was told to stop ends.
 _PREEMPTED = 75
@@ -82,6 +85,7 @@ class Job:
       log.flush()
       status = subprocess.run(
         [sys.executable, '-m', 'gqa_flax.cli', *self.arguments],
+        env={**PAGES['huge'], **os.environ},
         stdout=log,
         stderr=log,
       ).returncode

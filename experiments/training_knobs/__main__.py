@@ -12,7 +12,8 @@ COMPILATION_CACHE, in three parts:
 - cpu: seconds a step on this machine, which take turns, of T5.1.1-Small with
   two layers a stack; and seconds from the start of `gqa-flax train` to its
   first finished step, without a compilation cache, with an empty one and with a
-  full one.
+  full one; and seconds a step of the laptop's model with huge pages of memory
+  and without.
 
   python -m experiments.training_knobs --part plan
   python -m experiments.training_knobs --part tpu
@@ -25,7 +26,7 @@ goes on where it stopped, and --new_run measures the part for the CPU again.
 
 Hardware: two CPU cores, no accelerator. The part for TPUs takes 6 GB of memory,
 one core, and one to five minutes a program, half an hour in all, and needs
-`pip install -e '.[tpu-compile]'`; the part for the CPU five minutes and 4 GB,
+`pip install -e '.[tpu-compile]'`; the part for the CPU twelve minutes and 4 GB,
 on a machine that does nothing else.
 """
 
@@ -61,10 +62,11 @@ def tpu(path, log_path: pathlib.Path):
 
 def cpu(path, repeats: int, start_repeats: int, run_number: int):
   """Times what the records lack of the run."""
-  from experiments.training_knobs import measured, startup
+  from experiments.training_knobs import measured, pages, startup
 
   model = cells.cpu_model()
   startup.time_startups(path, cells.CACHES, start_repeats, run_number)
+  pages.time_pages(path, start_repeats, run_number)
   measured.time_steps(
     path, model, cells.CPU_ROWS, cells.TIMINGS, repeats, run_number
   )

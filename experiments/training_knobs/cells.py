@@ -148,3 +148,10 @@ def cpu_model(**overrides: Any) -> T5Config:
 # The compilation cache of `gqa-flax train`: without one, with an empty one,
 # with one that an earlier run has filled.
 CACHES = ('off', 'cold', 'warm')
+
+# The environment of `gqa-flax train` with the C library's small pages, and with
+# huge ones for what it asks of the system (glibc 2.35 or later, on Linux).
+PAGES = {
+  'small': {},
+  'huge': {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'},
+}

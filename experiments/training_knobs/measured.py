@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.training_knobs import cells
+from experiments.training_knobs import cells, summary
 from experiments.training_knobs.cells import Knobs
 from gqa_flax import partitioning
 from gqa_flax.config import T5Config
@@ -44,11 +44,12 @@ def time_steps(
     repeats: of each.
     run_number: which run's records count as done.
   """
+  found = records.read(path)
   wanted = [
     (repeat, knobs)
     for repeat in range(repeats)
     for knobs in todo
-    if not _done(path, run_number, knobs, repeat)
+    if not summary.is_done(found, 'step', run_number, _key(knobs, repeat))
   ]
   if not wanted:
     return
@@ -68,9 +69,9 @@ def time_steps(
         state, metrics = programs[knobs](state, batch, None)
         jax.block_until_ready((state, metrics))
         seconds.append(round(time.perf_counter() - begin, 5))
-      found = {'seconds': seconds, 'load': round(load, 2)}
-      found |= _memory(programs[knobs])
-      _append(path, run_number, knobs, repeat, model, rows, found)
+      told = {'seconds': seconds, 'load': round(load, 2)}
+      told |= _memory(programs[knobs])
+      _append(path, run_number, knobs, repeat, model, rows, told)
     print(f'{len(programs)} programs, {repeats} repeats', flush=True)
 
 
@@ -127,15 +128,7 @@ def _key(knobs: Knobs, repeat: int) -> dict[str, Any]:
   }
 
 
-def _done(path, run_number: int, knobs: Knobs, repeat: int) -> bool:
-  return any(
-    record['what'] == 'step'
-    and (record['run'], record['key']) == (run_number, _key(knobs, repeat))
-    for record in records.read(path)
-  )
-
-
-def _append(path, run_number, knobs, repeat, model, rows, found):
+def _append(path, run_number, knobs, repeat, model, rows, told):
   record = {
     'experiment': 'training_knobs',
     'what': 'step',
@@ -143,7 +136,7 @@ def _append(path, run_number, knobs, repeat, model, rows, found):
     'key': _key(knobs, repeat),
     'rows': rows,
     'config': knobs.config(model).to_dict(),
-    **found,
+    **told,
     'provenance': records.provenance('cpu', 1),
   }
   records.append(path, record)

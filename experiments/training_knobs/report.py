@@ -5,7 +5,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from experiments.training_knobs import cells, plots, summary
-from experiments.training_knobs.summary import Plan, Program, Start, Timing
+from experiments.training_knobs.summary import (
+  Plan,
+  Program,
+  Spread,
+  Start,
+  Timing,
+)
 from gqa_flax.reporting import records
 from gqa_flax.reporting.tables import markdown_table, paragraph
 from gqa_flax.timing.chips import CHIPS
@@ -29,11 +35,12 @@ def write(folder: pathlib.Path):
   programs = summary.programs(found)
   plans = summary.plans(found)
   timings, starts = summary.timings(found), summary.starts(found)
+  pages = summary.pages(found)
   if programs:
     plots.bytes_and_seconds(folder / 'memory_and_time.png', programs)
   sections = (
     '# What the memory and speed knobs cost and save\n',
-    _defaults(programs, plans, timings, starts),
+    _defaults(programs, plans, timings, starts, pages),
     _programs(programs),
     _plans(plans),
     _timings(timings),
@@ -43,7 +50,7 @@ def write(folder: pathlib.Path):
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def _defaults(programs, plans, timings, starts) -> str:
+def _defaults(programs, plans, timings, starts, pages) -> str:
   """Says which default follows for each knob, of those that were measured."""
   items = [
     _remat_default(programs, plans),
@@ -51,6 +58,7 @@ def _defaults(programs, plans, timings, starts) -> str:
     _dtype_default(programs, timings),
     _donation_default(programs, timings),
     _cache_default(starts),
+    _pages_default(pages),
   ]
   said = [paragraph(item) for item in items if item]
   return '## Defaults\n\n' + ''.join(f'- {item}' for item in said)
@@ -138,10 +146,8 @@ def _dtype_default(programs, timings) -> str:
   ]
   if None not in pair:
     wide, narrow = pair
-    said.append(
-      f'on this CPU bfloat16 takes {_share(narrow, wide)} of the time of '
-      'float32'
-    )
+    share = _share(narrow.spread, wide.spread)
+    said.append(f'on this CPU bfloat16 takes {share} of the time of float32')
   return f'dtype: {"; ".join(said)}.' if said else ''
 
 
@@ -158,13 +164,13 @@ def _donation_default(programs, timings) -> str:
     for donated in (True, False)
   ]
   if None not in pair:
-    text += f', and a step takes {_share(*pair)} of the time on this CPU'
+    share = _share(*(timing.spread for timing in pair))
+    text += f', and a step takes {share} of the time on this CPU'
   return text + '.'
 
 
-def _share(one: Timing, other: Timing) -> str:
+def _share(a: Spread, b: Spread) -> str:
   """Returns one's time over the other's, and whether the repeats overlap."""
-  a, b = one.spread, other.spread
   text = f'{a.median / b.median:.0%}'
   if a.low <= b.high and b.low <= a.high:
     text += ' (no difference: the repeats overlap)'
@@ -182,6 +188,17 @@ def _cache_default(starts: Mapping[str, Start]) -> str:
     the first restart on. From the start of the process to the end of its first
     step: {seconds['off']:.1f} s without a cache, {seconds['cold']:.1f} s while
     one is filled, {seconds['warm']:.1f} s with a full one."""
+
+
+def _pages_default(pages: Mapping[str, Spread]) -> str:
+  if pages.keys() != cells.PAGES.keys():
+    return ''
+  small, huge = pages['small'], pages['huge']
+  (variable, value), *_ = cells.PAGES['huge'].items()
+  return f"""{variable}={value} on a CPU, as in the Makefile and in the jobs of
+    the laptop's study, as the C library reads it before anything else runs: a
+    step of the laptop's model takes {huge.times(1000)} ms with huge pages of
+    memory and {small.times(1000)} ms without, {_share(huge, small)}."""
 
 
 def _programs(programs: Sequence[Program]) -> str:

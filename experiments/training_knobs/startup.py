@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.training_knobs import summary
 from gqa_flax.reporting import records
 from gqa_flax.training import goodput, progress
 
@@ -36,7 +37,7 @@ def time_startups(path, todo: Sequence[str], repeats: int, run_number: int):
     for repeat in range(repeats):
       for kind in todo:
         key = {'cache': kind, 'repeat': repeat}
-        if _done(path, run_number, key):
+        if summary.is_done(records.read(path), 'startup', run_number, key):
           continue
         if kind == 'cold':
           shutil.rmtree(cache, ignore_errors=True)
@@ -60,52 +61,52 @@ def time_startups(path, todo: Sequence[str], repeats: int, run_number: int):
 
 
 def _start(cache: pathlib.Path | None) -> dict[str, Any]:
-  """Runs it, and returns its seconds by what they went into.
+  """Runs it, and returns its seconds by what they went into, and its loss."""
+  cached = () if cache is None else (f'--gin.COMPILATION_CACHE={cache}',)
+  with tempfile.TemporaryDirectory(prefix='training_knobs_') as model_dir:
+    seconds = train([*COMMAND, *cached], model_dir)
+    loss = progress.records(model_dir)[0]['loss']
+  return {'seconds': seconds, 'loss': loss}
+
+
+def train(
+  command: Sequence[str], model_dir: str, **variables: str
+) -> dict[str, float]:
+  """Runs a command of gqa-flax that trains, and returns its seconds.
 
   They are the run's own account, goodput.jsonl, which begins when the process
   did and waits for the devices at the end of the step.
 
+  Args:
+    command: the arguments.
+    model_dir: of the run.
+    **variables: of its environment, besides those of this process.
+
   Raises:
     RuntimeError: the run failed.
   """
-  with tempfile.TemporaryDirectory(prefix='training_knobs_') as model_dir:
-    command = [*COMMAND, f'--gin.MODEL_DIR={model_dir}']
-    if cache is not None:
-      command.append(f'--gin.COMPILATION_CACHE={cache}')
-    result = subprocess.run(
-      [sys.executable, '-m', 'gqa_flax.cli', *command],
-      env=_environment(os.environ),
-      capture_output=True,
-      text=True,
+  command = [*command, f'--gin.MODEL_DIR={model_dir}']
+  result = subprocess.run(
+    [sys.executable, '-m', 'gqa_flax.cli', *command],
+    env={**_environment(os.environ), **variables},
+    capture_output=True,
+    text=True,
+  )
+  if result.returncode:
+    raise RuntimeError(
+      f'gqa-flax {" ".join(command)} ended with status {result.returncode}:'
+      f'\n{result.stderr[-2000:]}'
     )
-    if result.returncode:
-      raise RuntimeError(
-        f'gqa-flax {" ".join(command)} ended with status {result.returncode}:'
-        f'\n{result.stderr[-2000:]}'
-      )
-    summary = goodput.summary(model_dir)
-    loss = progress.records(model_dir)[0]['loss']
-  seconds = {k: round(x, 3) for k, x in summary['seconds'].items()}
-  return {'seconds': seconds, 'loss': loss}
+  seconds = goodput.summary(model_dir)['seconds']
+  return {k: round(x, 3) for k, x in seconds.items()}
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-  """Returns the environment without a cache that somebody chose before."""
-  kept = {
-    k: v
-    for k, v in variables.items()
-    if not k.startswith(('JAX_COMPILATION_CACHE', 'JAX_PERSISTENT_CACHE'))
-  }
+  """Returns the environment without the knobs that are measured here."""
+  knobs = ('JAX_COMPILATION_CACHE', 'JAX_PERSISTENT_CACHE', 'GLIBC_TUNABLES')
+  kept = {k: v for k, v in variables.items() if not k.startswith(knobs)}
   return {**kept, 'JAX_PLATFORMS': 'cpu'}
 
 
 def _size(folder: pathlib.Path) -> int:
   return sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
-
-
-def _done(path, run_number: int, key) -> bool:
-  return any(
-    record['what'] == 'startup'
-    and (record['run'], record['key']) == (run_number, key)
-    for record in records.read(path)
-  )

@@ -189,6 +189,15 @@ def starts(found: Sequence[Mapping[str, Any]]) -> dict[str, Start]:
   }
 
 
+def pages(found: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
+  """Returns seconds a step of the last run, by the kind of its pages."""
+  by_kind = defaultdict(list)
+  for record in _last_run(found, 'pages'):
+    seconds = record['seconds']['step'] / record['steps']
+    by_kind[record['key']['pages']].append(seconds)
+  return {kind: Spread.of(seconds) for kind, seconds in by_kind.items()}
+
+
 def get(found: Sequence, **knobs: Any):
   """Returns the program or timing with these knobs, None if there is none."""
   for one in found:
@@ -200,6 +209,20 @@ def get(found: Sequence, **knobs: Any):
 def last_run(found: Sequence[Mapping[str, Any]]) -> int:
   """Returns the number of the last run of the part for the CPU, at first 1."""
   return max((record.get('run', 1) for record in found), default=1)
+
+
+def is_done(
+  found: Sequence[Mapping[str, Any]],
+  what: str,
+  run_number: int,
+  key: Mapping[str, Any],
+) -> bool:
+  """Returns whether a run has this record."""
+  wanted = what, run_number, key
+  return any(
+    (record['what'], record.get('run'), record['key']) == wanted
+    for record in found
+  )
 
 
 def _last_run(found, what: str):

@@ -8,6 +8,7 @@ from experiments.training_knobs import (
   cells,
   compiled,
   measured,
+  pages,
   report,
   startup,
   summary,
@@ -146,10 +147,23 @@ def test_steps_and_starts_of_the_last_run(tmp_path):
           'cache_bytes': 2**20,
         },
       )
+    for kind, factor in (('small', 30), ('huge', 20)):
+      records.append(
+        tmp_path / 'records.jsonl',
+        {
+          'what': 'pages',
+          'run': run,
+          'key': {'pages': kind, 'repeat': 0},
+          'steps': 100,
+          'seconds': {'startup': 5.0, 'step': seconds * factor},
+        },
+      )
   report.write(tmp_path)
   text = (tmp_path / 'report.md').read_text()
   assert 'on this CPU bfloat16 takes 300% of the time of float32' in text
   assert '4.0 s without a cache, 5.0 s while one is filled, 2.0 s' in text
+  assert '200 (200 to 200) ms with huge pages of memory and' in text
+  assert '300 (300 to 300) ms without, 67%.' in text
 
 
 def test_without_records_it_says_how_to_make_them(tmp_path):
@@ -242,6 +256,30 @@ def test_a_run_of_the_other_part_goes_on_with_what_is_missing(
   assert keys == [(cache, n) for n in (0, 1) for cache in cells.CACHES]
   startup.time_startups(path, ['off'], 1, 2)  # another run begins anew
   assert records.read(path)[-1]['run'] == 2
+
+
+def test_small_and_huge_pages_take_turns(tmp_path, monkeypatch):
+  path, tunables = tmp_path / 'records.jsonl', []
+
+  def train(command, model_dir, **variables):
+    tunables.append(variables.get('GLIBC_TUNABLES'))
+    return {'startup': 5.0, 'step': 30.0}
+
+  monkeypatch.setattr(startup, 'train', train)
+  pages.time_pages(path, 1, 1)
+  pages.time_pages(path, 2, 1)
+  assert tunables == 2 * [None, 'glibc.malloc.hugetlb=1']
+  keys = [tuple(record['key'].values()) for record in records.read(path)]
+  assert keys == [(kind, n) for n in (0, 1) for kind in cells.PAGES]
+
+
+def test_the_environment_that_is_measured_is_not_the_caller_s():
+  variables = {
+    'GLIBC_TUNABLES': 'x',
+    'JAX_COMPILATION_CACHE_DIR': 'y',
+    'A': 'z',
+  }
+  assert startup._environment(variables) == {'A': 'z', 'JAX_PLATFORMS': 'cpu'}
 
 
 def test_steps_take_turns_and_only_missing_ones_run(tmp_path, tiny_config):

@@ -1,0 +1,58 @@
+"""What a step takes on a CPU with small and with huge pages of memory.
+
+XLA asks for a step's temporaries anew at each step; whatever is too large to be
+kept is taken from the system and given back, and each page is a fault.
+"""
+
+import tempfile
+from typing import Any
+
+from experiments.training_knobs import startup, summary
+from experiments.training_knobs.cells import PAGES
+from gqa_flax.reporting import records
+
+# The laptop's model, from initialisation.
+_COMMAND = (
+  *('train', '--gin_file=gin_configs/models/laptop.gin'),
+  '--gin_file=gin_configs/tasks/prose_span_corruption.gin',
+  '--gin_file=gin_configs/runs/pretrain.gin',
+  *('--gin.NUM_KV_HEADS=2', '--gin.BATCH_SIZE=16'),
+  *('--gin.VALIDATION_EXAMPLES=16', '--gin.EVALUATE_EVERY=1000'),
+)
+STEPS = 100
+
+
+def time_pages(path, repeats: int, run_number: int):
+  """Trains for what the records lack, and appends a record for each run.
+
+  Args:
+    path: of the records.
+    repeats: of each of `cells.PAGES`, which take turns.
+    run_number: which run's records count as done.
+  """
+  for repeat in range(repeats):
+    for kind, variables in PAGES.items():
+      key = {'pages': kind, 'repeat': repeat}
+      found = records.read(path)
+      if not summary.is_done(found, 'pages', run_number, key):
+        records.append(
+          path,
+          {
+            'experiment': 'training_knobs',
+            'what': 'pages',
+            'run': run_number,
+            'key': key,
+            'command': _COMMAND,
+            'steps': STEPS,
+            **_train(variables),
+            'provenance': records.provenance('cpu', 1),
+          },
+        )
+
+
+def _train(variables) -> dict[str, Any]:
+  with tempfile.TemporaryDirectory(prefix='training_knobs_') as folder:
+    steps = f'--gin.TRAIN_STEPS={STEPS}'
+    seconds = startup.train([*_COMMAND, steps], folder, **variables)
+  print(variables, seconds['step'], flush=True)
+  return {'variables': dict(variables), 'seconds': seconds}
