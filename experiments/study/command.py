@@ -68,7 +68,7 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
       _LOG.parent.mkdir(parents=True, exist_ok=True)
       with open(_LOG, 'a', encoding='utf-8') as log:
         decode_times.run(estimates, args.decode_times, log)
-    study.run(chosen)
+    study.run(chosen, args.parallel)
   found = Grid(LAPTOP, args.records).found()
   redraw(script, found, args.decode_times, args.results_dir)
   return 1 if not args.report and study.missing(chosen) else 0
@@ -111,11 +111,25 @@ def _parser(script: Script) -> argparse.ArgumentParser:
     metavar='PART',
     help=f'cells whose name has one of these in it; {TIMES}: the estimates',
   )
+  add(
+    '--parallel',
+    default=(None,),
+    type=_shares,
+    metavar='N',
+    help='cells at once, each on its share of the cores; times come first',
+  )
   add('--report', action='store_true', help='redraw the report, run nothing')
   add('--records', default=grid.RECORDS, type=pathlib.Path)
   add('--decode_times', default=decode_times.RECORDS, type=pathlib.Path)
   add('--results_dir', default=script.results_dir, type=pathlib.Path)
   return parser
+
+
+def _shares(number: str) -> list[grid.Share]:
+  try:
+    return grid.shares_of_cores(int(number))
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def dry_run(scale: Scale, cells: Sequence[Cell]) -> str:

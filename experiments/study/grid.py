@@ -1,19 +1,25 @@
 """Runs cells, a record for each; what is interrupted goes on where it was."""
 
+import concurrent.futures
 import json
+import os
 import pathlib
+import queue
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.study.cells import Cell
+from experiments.study.cells import Cell, Timing
 from experiments.study.jobs import Job, JobError
 from experiments.study.scales import Scale
 from gqa_flax.reporting import records
 
 RECORDS = pathlib.Path('results/study/records.jsonl')
 DONE, FAILED = 'done', 'failed'
+# Cores that a cell's jobs are held to; None is all of them.
+Share = frozenset[int] | None
 
 
 class Grid:
@@ -36,40 +42,116 @@ class Grid:
     found = self.found()
     return [cell for cell in cells if cell.name not in found]
 
-  def run(self, cells: Sequence[Cell]):
+  def run(self, cells: Sequence[Cell], shares: Sequence[Share] = (None,)):
     """Runs what is missing; a cell that fails is told of, and tried again.
 
     Where a job is told to stop, so does this.
 
     Args:
-      cells: in their order.
+      cells: in their order, but that those that measure time come first, one
+        at a time.
+      shares: of the cores, each for one of the others at a time.
     """
-    for cell in self.missing(cells):
-      start = time.monotonic()
-      jobs = cell.jobs(self.scale)
-      log = pathlib.Path(self.scale.work_dir, 'logs', f'{cell.name}.log')
+    missing = self.missing(cells)
+    timed = [cell for cell in missing if cell.kind == Timing.kind]
+    others = [cell for cell in missing if cell.kind != Timing.kind]
+    run = _Run(self.scale, self._path)
+    run.all(timed, [None])
+    run.all(others, shares)
+
+
+def shares_of_cores(number: int) -> list[Share]:
+  """Divides this process's cores.
+
+  Args:
+    number: of shares.
+
+  Returns:
+    The shares, disjoint; where the system cannot hold a process to cores, None
+    for each.
+
+  Raises:
+    ValueError: there are not so many cores.
+  """
+  # XLA makes as many threads as there are cores that it may use.
+  most = os.cpu_count() or 1
+  cores: list[int] = []
+  if hasattr(os, 'sched_getaffinity'):
+    cores = sorted(os.sched_getaffinity(0))
+    most = len(cores)
+  if not 1 <= number <= most:
+    raise ValueError(
+      f'--parallel={number} is not among 1 to {most}, the number of cores.'
+    )
+  if number == 1 or not cores:
+    return [None] * number
+  return [frozenset(cores[i::number]) for i in range(number)]
+
+
+class _Run:
+  """Cells that run side by side, and stop together."""
+
+  def __init__(self, scale: Scale, path: pathlib.Path):
+    self._scale, self._path = scale, path
+    self._stopped = threading.Event()
+    self._locks: dict[str, threading.Lock] = {}
+
+  def all(self, cells: Sequence[Cell], shares: Sequence[Share]):
+    """Runs the cells, as many at once as there are shares of the cores."""
+    free: queue.SimpleQueue[Share] = queue.SimpleQueue()
+    for share in shares:
+      free.put(share)
+
+    def take_cores():
+      # Of this thread, and so of the jobs that it starts.
+      if (share := free.get()) is not None:
+        os.sched_setaffinity(0, share)
+
+    with concurrent.futures.ThreadPoolExecutor(
+      len(shares), initializer=take_cores
+    ) as pool:
       try:
-        for job in jobs:
+        for _ in pool.map(lambda cell: self._one(cell, len(shares)), cells):
+          pass
+      except BaseException:
+        self._stopped.set()
+        raise
+
+  def _one(self, cell: Cell, parallel: int):
+    if self._stopped.is_set():
+      return
+    start = time.monotonic()
+    jobs = cell.jobs(self._scale)
+    log = pathlib.Path(self._scale.work_dir, 'logs', f'{cell.name}.log')
+    try:
+      for job in jobs:
+        with self._lock(job):
           job.run(log)
-        outcome = {'status': DONE, **cell.numbers(self.scale)}
-      except JobError as error:
-        if error.preempted:
-          print(f'{cell.name}: {error}', file=sys.stderr, flush=True)
-          return
-        outcome = {'status': FAILED, 'error': str(error)}
-        print(f'{cell.name}: {error}', file=sys.stderr, flush=True)
-      seconds = round(time.monotonic() - start, 1)
-      records.append(
-        self._path,
-        {
-          'scale': self.scale.name,
-          'cell': cell.name,
-          **outcome,
-          'seconds': seconds,
-          'jobs': [_description(job) for job in jobs],
-        },
-      )
-      print(f'{cell.name}: {outcome["status"]}, {seconds} s', flush=True)
+      outcome = {'status': DONE, **cell.numbers(self._scale)}
+    except JobError as error:
+      print(f'{cell.name}: {error}', file=sys.stderr, flush=True)
+      if error.preempted:
+        self._stopped.set()
+        return
+      outcome = {'status': FAILED, 'error': str(error)}
+    seconds = round(time.monotonic() - start, 1)
+    records.append(
+      self._path,
+      {
+        'scale': self._scale.name,
+        'cell': cell.name,
+        **outcome,
+        'seconds': seconds,
+        'parallel': parallel,
+        'jobs': [_description(job) for job in jobs],
+      },
+    )
+    print(f'{cell.name}: {outcome["status"]}, {seconds} s', flush=True)
+
+  def _lock(self, job: Job) -> threading.Lock:
+    # What several cells need is made by one; conversions share statistics.
+    name = job.command if job.command == 'convert' else job.done
+    return self._locks.setdefault(name, threading.Lock())
 
 
 def _description(job: Job) -> dict[str, Any]:

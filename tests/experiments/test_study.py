@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import os
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -76,6 +79,7 @@ def test_a_cell_is_run_once_and_its_record_says_how(tmp_path):
     'cell': 'counted/0',
     'status': 'done',
     'answer': 42,
+    'parallel': 1,
     'jobs': [
       {
         'arguments': ['train'],
@@ -112,6 +116,64 @@ def test_what_is_told_to_stop_leaves_no_record(tmp_path):
   stopped.run = stop
   study.run([stopped, after])
   assert after.runs == 0 and not records.read(tmp_path / 'records.jsonl')
+
+
+@pytest.mark.skipif(
+  not hasattr(os, 'sched_getaffinity') or len(os.sched_getaffinity(0)) < 2,
+  reason='needs a system that holds threads to cores, and two of them',
+)
+def test_cells_in_parallel_meet_on_cores_of_their_own(tmp_path):
+  shares = grid.shares_of_cores(2)
+  meeting, cores, order = threading.Barrier(2, timeout=30), [], []
+
+  def run(name):
+    def wait(log):
+      if name != 'alone':
+        meeting.wait()
+        cores.append(os.sched_getaffinity(0))
+      order.append(name)
+
+    return wait
+
+  cells = [Counted(tmp_path / name, name) for name in ('a', 'b', 'alone')]
+  for cell in cells:
+    cell.run = run(cell.name)
+  cells[2].kind = Timing.kind
+  before = os.sched_getaffinity(0)
+  study = grid.Grid(LAPTOP, tmp_path / 'records.jsonl')
+  study.run(cells, shares)
+  assert order[0] == 'alone' and {*order} == {'a', 'b', 'alone'}
+  assert not cores[0] & cores[1] and {*cores[0], *cores[1]} <= before
+  assert os.sched_getaffinity(0) == before
+  assert {r['cell']: r['parallel'] for r in study.found().values()} == {
+    'alone': 1,
+    'a': 2,
+    'b': 2,
+  }
+
+
+def test_a_job_of_two_cells_is_run_once(tmp_path):
+  running = threading.Lock()
+
+  def run(log):
+    assert running.acquire(blocking=False)
+    time.sleep(0.05)
+    running.release()
+
+  cells = [Counted(tmp_path, name) for name in ('a', 'b')]
+  for cell in cells:
+    cell.run = run
+  study = grid.Grid(LAPTOP, tmp_path / 'records.jsonl')
+  study.run(cells, [None, None])
+  assert {*study.found()} == {'a', 'b'}
+
+
+@pytest.mark.parametrize('number', ['0', '100000', 'two'])
+def test_no_more_cells_in_parallel_than_cores(number, capsys):
+  script = figure5_uptraining_proportion.SCRIPT
+  with pytest.raises(SystemExit):
+    command.main(script, ['--list', f'--parallel={number}'])
+  assert '--parallel' in capsys.readouterr().err
 
 
 def test_a_job_is_a_command_for_the_shell(tmp_path, monkeypatch):
