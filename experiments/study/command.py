@@ -68,7 +68,7 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
       _LOG.parent.mkdir(parents=True, exist_ok=True)
       with open(_LOG, 'a', encoding='utf-8') as log:
         decode_times.run(estimates, args.decode_times, log)
-    study.run(chosen, args.parallel)
+    study.run(chosen, args.shares)
   found = Grid(LAPTOP, args.records).found()
   redraw(script, found, args.decode_times, args.results_dir)
   return 1 if not args.report and study.missing(chosen) else 0
@@ -113,6 +113,7 @@ def _parser(script: Script) -> argparse.ArgumentParser:
   )
   add(
     '--parallel',
+    dest='shares',
     default=(None,),
     type=_shares,
     metavar='N',

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,8 +12,9 @@ from typing import Any
 
 from experiments.training_knobs.cells import PAGES
 
-# The status with which a job that was told to stop ends.
-_PREEMPTED = 75
+# The statuses with which a job that was told to stop ends: its own, and those
+# of one that was told before it listened, or twice.
+_PREEMPTED = (75, -signal.SIGTERM, -signal.SIGINT)
 
 
 class JobError(RuntimeError):
@@ -93,7 +95,7 @@ class Job:
       raise JobError(
         f'gqa-flax {self.command} ended with status {status}: '
         f'{self._last_words(log_path)} (all of it: {log_path})',
-        preempted=status == _PREEMPTED,
+        preempted=status in _PREEMPTED,
       )
     pathlib.Path(self.done).touch()
 

@@ -207,6 +207,11 @@ def test_a_job_is_a_command_for_the_shell(tmp_path, monkeypatch):
   with pytest.raises(JobError, match=f'status 75: {sentence}') as caught:
     job.run(tmp_path / 'logs' / 'log')
   assert caught.value.preempted
+  # Before it listens, a signal ends it at once.
+  script.write_text('#!/bin/sh\nkill -TERM $$\n')
+  with pytest.raises(JobError, match='status -15') as caught:
+    job.run(tmp_path / 'logs' / 'log')
+  assert caught.value.preempted
   script.write_text('#!/bin/sh\n')
   job.run(tmp_path / 'logs' / 'log')
   assert job.is_done
