@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.training_knobs import cells, summary
+from experiments.training_knobs import cells, runs
 from experiments.training_knobs.cells import Knobs
 from gqa_flax import partitioning
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
-from gqa_flax.reporting import records
 from gqa_flax.training.optimizer import adafactor, rsqrt_schedule
 from gqa_flax.training.state import new_state, shardings_of, step_function
 from gqa_flax.training.step import train_step
@@ -44,12 +43,11 @@ def time_steps(
     repeats: of each.
     run_number: which run's records count as done.
   """
-  found = records.read(path)
   wanted = [
     (repeat, knobs)
     for repeat in range(repeats)
     for knobs in todo
-    if not summary.is_done(found, 'step', run_number, _key(knobs, repeat))
+    if not runs.is_done(path, 'step', run_number, _key(knobs, repeat))
   ]
   if not wanted:
     return
@@ -69,9 +67,17 @@ def time_steps(
         state, metrics = programs[knobs](state, batch, None)
         jax.block_until_ready((state, metrics))
         seconds.append(round(time.perf_counter() - begin, 5))
-      told = {'seconds': seconds, 'load': round(load, 2)}
-      told |= _memory(programs[knobs])
-      _append(path, run_number, knobs, repeat, model, rows, told)
+      runs.append(
+        path,
+        'step',
+        run_number,
+        _key(knobs, repeat),
+        rows=rows,
+        config=knobs.config(model).to_dict(),
+        seconds=seconds,
+        load=round(load, 2),
+        **_memory(programs[knobs]),
+      )
     print(f'{len(programs)} programs, {repeats} repeats', flush=True)
 
 
@@ -126,17 +132,3 @@ def _key(knobs: Knobs, repeat: int) -> dict[str, Any]:
     'donated': knobs.donated,
     'repeat': repeat,
   }
-
-
-def _append(path, run_number, knobs, repeat, model, rows, told):
-  record = {
-    'experiment': 'training_knobs',
-    'what': 'step',
-    'run': run_number,
-    'key': _key(knobs, repeat),
-    'rows': rows,
-    'config': knobs.config(model).to_dict(),
-    **told,
-    'provenance': records.provenance('cpu', 1),
-  }
-  records.append(path, record)

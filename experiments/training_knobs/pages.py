@@ -7,9 +7,8 @@ kept is taken from the system and given back, and each page is a fault.
 import tempfile
 from typing import Any
 
-from experiments.training_knobs import startup, summary
+from experiments.training_knobs import runs, startup
 from experiments.training_knobs.cells import PAGES
-from gqa_flax.reporting import records
 
 # The laptop's model, from initialisation.
 _COMMAND = (
@@ -33,20 +32,10 @@ def time_pages(path, repeats: int, run_number: int):
   for repeat in range(repeats):
     for kind, variables in PAGES.items():
       key = {'pages': kind, 'repeat': repeat}
-      found = records.read(path)
-      if not summary.is_done(found, 'pages', run_number, key):
-        records.append(
-          path,
-          {
-            'experiment': 'training_knobs',
-            'what': 'pages',
-            'run': run_number,
-            'key': key,
-            'command': _COMMAND,
-            'steps': STEPS,
-            **_train(variables),
-            'provenance': records.provenance('cpu', 1),
-          },
+      if not runs.is_done(path, 'pages', run_number, key):
+        found = _train(variables)
+        runs.append(
+          path, 'pages', run_number, key, command=_COMMAND, steps=STEPS, **found
         )
 
 

@@ -9,8 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.training_knobs import summary
-from gqa_flax.reporting import records
+from experiments.training_knobs import runs
 from gqa_flax.training import goodput, progress
 
 # One step, one evaluation of few examples and one checkpoint.
@@ -37,7 +36,7 @@ def time_startups(path, todo: Sequence[str], repeats: int, run_number: int):
     for repeat in range(repeats):
       for kind in todo:
         key = {'cache': kind, 'repeat': repeat}
-        if summary.is_done(records.read(path), 'startup', run_number, key):
+        if runs.is_done(path, 'startup', run_number, key):
           continue
         if kind == 'cold':
           shutil.rmtree(cache, ignore_errors=True)
@@ -45,18 +44,16 @@ def time_startups(path, todo: Sequence[str], repeats: int, run_number: int):
           _start(cache)  # the run that filled it was of an earlier call
         load = os.getloadavg()[0]
         found = _start(None if kind == 'off' else cache)
-        record = {
-          'experiment': 'training_knobs',
-          'what': 'startup',
-          'run': run_number,
-          'key': key,
-          'command': COMMAND,
+        runs.append(
+          path,
+          'startup',
+          run_number,
+          key,
+          command=COMMAND,
           **found,
-          'cache_bytes': 0 if kind == 'off' else _size(cache),
-          'load': round(load, 2),
-          'provenance': records.provenance('cpu', 1),
-        }
-        records.append(path, record)
+          cache_bytes=0 if kind == 'off' else _size(cache),
+          load=round(load, 2),
+        )
         print(key, found['seconds'], flush=True)
 
 

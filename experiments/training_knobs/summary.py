@@ -211,20 +211,6 @@ def last_run(found: Sequence[Mapping[str, Any]]) -> int:
   return max((record.get('run', 1) for record in found), default=1)
 
 
-def is_done(
-  found: Sequence[Mapping[str, Any]],
-  what: str,
-  run_number: int,
-  key: Mapping[str, Any],
-) -> bool:
-  """Returns whether a run has this record."""
-  wanted = what, run_number, key
-  return any(
-    (record['what'], record.get('run'), record['key']) == wanted
-    for record in found
-  )
-
-
 def _last_run(found, what: str):
   last = last_run(found)
   return [r for r in found if r['what'] == what and r['run'] == last]

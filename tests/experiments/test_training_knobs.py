@@ -1,6 +1,7 @@
 """The report of experiments/training_knobs on records made up here."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
@@ -271,6 +272,12 @@ def test_small_and_huge_pages_take_turns(tmp_path, monkeypatch):
   assert tunables == 2 * [None, 'glibc.malloc.hugetlb=1']
   keys = [tuple(record['key'].values()) for record in records.read(path)]
   assert keys == [(kind, n) for n in (0, 1) for kind in cells.PAGES]
+
+
+def test_make_takes_the_same_pages():
+  makefile = pathlib.Path(__file__).parents[2] / 'Makefile'
+  for name, value in cells.PAGES['huge'].items():
+    assert f'export {name} ?= {value}\n' in makefile.read_text()
 
 
 def test_the_environment_that_is_measured_is_not_the_caller_s():
