@@ -17,7 +17,7 @@ Hardware: as Table 1.
 import pathlib
 import sys
 
-from experiments import decode_report, table1_main_results
+from experiments import paper_values, table1_main_results
 from experiments.study import command
 from experiments.study.results import Found
 from gqa_flax.reporting import plots
@@ -71,8 +71,8 @@ def _plot(path, points):
   figure, axes = plots.new(9.0, 4.0)
   axes.remove()
   left, right = figure.subplots(1, 2)
-  times = decode_report.paper_values('table1_seconds_a_sample')['values']
-  averages = decode_report.paper_values('table1_average')['values']
+  times = paper_values.read('table1_seconds_a_sample')['values']
+  averages = paper_values.read('table1_average')['values']
   for name, time in times.items():
     left.plot(time, averages[name], 'o', color='#444444')
     left.annotate(name, (time, averages[name]), (5, 4), fontsize=8, **_OFFSET)

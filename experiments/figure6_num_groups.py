@@ -25,8 +25,11 @@ import itertools
 import pathlib
 import sys
 
-from experiments import decode_plot, decode_report, decode_times
-from experiments.decode_times import Cell
+from experiments import paper_values
+from experiments.decode_times import plots as decode_plots
+from experiments.decode_times import programs
+from experiments.decode_times import report as decode_report
+from experiments.decode_times.cells import Cell, fastest, on_every_mesh
 from experiments.study import command, results
 from experiments.study.cells import ALPHA, Timing
 from experiments.study.results import Found
@@ -57,21 +60,21 @@ def cells(scale: Scale) -> list:
 
 def estimates() -> list[Cell]:
   """Returns what is compiled, the likeliest best first."""
-  every = [cell for K in NUM_KV_HEADS for cell in decode_times.cells(SIZE, K)]
+  every = [cell for K in NUM_KV_HEADS for cell in on_every_mesh(SIZE, K)]
   return [FIXED_BATCH, *sorted(every, key=lambda cell: -cell.mesh[2])]
 
 
 def report_estimates(records: pathlib.Path, folder: pathlib.Path):
   """Writes report.md and time.png from the records alone."""
-  found = decode_times.read(records, estimates())
+  found = programs.read(records, estimates())
   best = {
     K: chosen
     for K in NUM_KV_HEADS
-    if (chosen := decode_times.best(found.values(), SIZE, K))
+    if (chosen := fastest(found.values(), SIZE, K))
   }
-  paper = decode_report.paper_values('figure6_seconds_a_sample')
+  paper = paper_values.read('figure6_seconds_a_sample')
   folder.mkdir(parents=True, exist_ok=True)
-  decode_plot.plot(folder / 'time.png', best, paper)
+  decode_plots.plot(folder / 'time.png', best, paper)
   text = decode_report.figure6(best, found, paper, estimates())
   (folder / 'report.md').write_text(text, encoding='utf-8')
 

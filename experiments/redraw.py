@@ -21,7 +21,6 @@ from experiments import (
   figure5_uptraining_proportion,
   figure6_num_groups,
   kv_cache,
-  low_precision,
   overview,
   pretraining,
   quickstart_report,
@@ -30,6 +29,7 @@ from experiments import (
 )
 from experiments.fault_injection import report as fault_injection
 from experiments.input_pipeline import report as input_pipeline
+from experiments.low_precision import report as low_precision
 from experiments.peers import report as peers
 from experiments.real_checkpoint import report as real_checkpoint
 from experiments.scale import report as scale
@@ -44,7 +44,7 @@ REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
   'fault_injection': fault_injection.write,
   'input_pipeline': input_pipeline.write,
   'kv_cache': kv_cache.report,
-  'low_precision': low_precision.report,
+  'low_precision': low_precision.write,
   'peers': peers.write,
   'quickstart': quickstart_report.redraw,
   'real_checkpoint': real_checkpoint.write,

@@ -28,7 +28,10 @@ import dataclasses
 import pathlib
 import sys
 
-from experiments import decode_report, decode_times
+from experiments import paper_values
+from experiments.decode_times import programs
+from experiments.decode_times import report as decode_report
+from experiments.decode_times.cells import Cell, fastest, on_every_mesh
 from experiments.study import command, results
 from experiments.study.cells import ALPHA, FineTuning, Timing, Uptraining
 from experiments.study.results import Found
@@ -86,20 +89,20 @@ def cells(scale: Scale) -> list:
   return [*timed, *tuned]
 
 
-def estimates() -> list[decode_times.Cell]:
+def estimates() -> list[Cell]:
   """Returns what is compiled."""
-  return [cell for model in MODELS for cell in decode_times.cells(*model)]
+  return [cell for model in MODELS for cell in on_every_mesh(*model)]
 
 
 def report_estimates(records: pathlib.Path, folder: pathlib.Path):
   """Writes report.md from the records alone."""
-  found = decode_times.read(records, estimates())
+  found = programs.read(records, estimates())
   best = {
     model: chosen
     for model in MODELS
-    if (chosen := decode_times.best(found.values(), *model))
+    if (chosen := fastest(found.values(), *model))
   }
-  paper = decode_report.paper_values('table1_seconds_a_sample')
+  paper = paper_values.read('table1_seconds_a_sample')
   folder.mkdir(parents=True, exist_ok=True)
   text = decode_report.table1(best, found, paper, estimates())
   (folder / 'report.md').write_text(text, encoding='utf-8')
@@ -235,7 +238,7 @@ def claims(found: Found) -> list[str]:
   times = {name: r.time.seconds_a_sample for name, r in row.items() if r.time}
   if len(times) == len(row):
     fastest = times['MQA']
-    paper = decode_report.paper_values('table1_seconds_a_sample')['values']
+    paper = paper_values.read('table1_seconds_a_sample')['values']
     lines.append(
       f'- MQA decodes {times["MHA"] / fastest:.2f} times as fast as MHA, and '
       f'GQA-2 takes {times["GQA-2"] / fastest:.2f} times as long as MQA '

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import pathlib
 
-from experiments import decode_report
+from experiments import paper_values
 from experiments.scale import summary
 from experiments.study.cells import ALPHA
 from experiments.study.jobs import Job
@@ -128,7 +128,7 @@ def v3_chip_days(b: Budget) -> float:
 
 def paper_chip_days() -> float:
   """Returns the paper's figure, of TPU v3, for uptraining XXL by ALPHA."""
-  paper = decode_report.paper_values('uptraining_xxl_tpu_v3_chip_days')
+  paper = paper_values.read('uptraining_xxl_tpu_v3_chip_days')
   return paper['values'][f'{ALPHA:g}']
 
 

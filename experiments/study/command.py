@@ -5,7 +5,8 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
-from experiments import decode_times
+from experiments.decode_times import cells as estimated
+from experiments.decode_times import programs
 from experiments.study import budget, grid
 from experiments.study.cells import ALPHA, Cell
 from experiments.study.grid import Grid
@@ -36,7 +37,7 @@ class Script:
   cells: Callable[[Scale], Sequence[Cell]]
   report: Callable[[Found, pathlib.Path], None]
   claims: Callable[[Found], Sequence[str]]
-  estimates: Callable[[], Sequence[decode_times.Cell]] | None = None
+  estimates: Callable[[], Sequence[estimated.Cell]] | None = None
   report_estimates: Callable[[pathlib.Path, pathlib.Path], None] | None = None
 
 
@@ -49,13 +50,13 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
     for cell in script.cells(study.scale)
     if any(part in cell.name for part in args.only)
   ]
-  estimates: Sequence[decode_times.Cell] = ()
+  estimates: Sequence[estimated.Cell] = ()
   if script.estimates and args.scale == 'paper':
     if any(part in TIMES for part in args.only):
       estimates = script.estimates()
   if args.list:
     done = {*study.found()}
-    compiled = {*decode_times.read(args.decode_times, estimates)}
+    compiled = {*programs.read(args.decode_times, estimates)}
     for cell in (*estimates, *chosen):
       is_done = cell in compiled or getattr(cell, 'name', None) in done
       print('done   ' if is_done else 'missing', getattr(cell, 'name', cell))
@@ -67,7 +68,7 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
     if estimates:
       _LOG.parent.mkdir(parents=True, exist_ok=True)
       with open(_LOG, 'a', encoding='utf-8') as log:
-        decode_times.run(estimates, args.decode_times, log)
+        programs.run(estimates, args.decode_times, log)
     study.run(chosen, args.shares)
   found = Grid(LAPTOP, args.records).found()
   redraw(script, found, args.decode_times, args.results_dir)
@@ -121,7 +122,7 @@ def _parser(script: Script) -> argparse.ArgumentParser:
   )
   add('--report', action='store_true', help='redraw the report, run nothing')
   add('--records', default=grid.RECORDS, type=pathlib.Path)
-  add('--decode_times', default=decode_times.RECORDS, type=pathlib.Path)
+  add('--decode_times', default=programs.RECORDS, type=pathlib.Path)
   add('--results_dir', default=script.results_dir, type=pathlib.Path)
   return parser
 

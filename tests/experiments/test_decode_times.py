@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from experiments import (
-  decode_report,
-  decode_times,
   figure6_num_groups,
+  paper_values,
   table1_main_results,
 )
-from experiments.decode_times import Cell
+from experiments.decode_times import programs, tables
+from experiments.decode_times.cells import Cell, fastest
 from gqa_flax.timing import tpu_compile
 from gqa_flax.timing.chips import CHIPS, Slice
 from gqa_flax.timing.cost import Cost
@@ -68,7 +68,7 @@ def run(tmp_path_factory):
     patch.setattr(tpu_compile, 'compile_decoding', compiler)
     patch.setattr(tpu_compile, 'version', lambda: '0.0')
     for script in (figure6_num_groups, table1_main_results):
-      decode_times.run(script.estimates(), path)
+      programs.run(script.estimates(), path)
   return path, compiler
 
 
@@ -91,7 +91,7 @@ def test_cells_are_the_papers_models_on_every_mesh():
 
 def test_a_run_goes_on_and_leaves_out_what_failed(run, monkeypatch):
   path, compiler = run
-  found = decode_times.read(path, figure6_num_groups.estimates())
+  found = programs.read(path, figure6_num_groups.estimates())
   missing = set(figure6_num_groups.estimates()) - set(found)
   assert missing and all(
     cell.mesh == (1, 1, 8) and cell.cache_sharding == 'heads'
@@ -105,7 +105,7 @@ def test_a_run_goes_on_and_leaves_out_what_failed(run, monkeypatch):
   monkeypatch.setattr(
     tpu_compile, 'compile_decoding', lambda *a, **k: calls.append(a)
   )
-  decode_times.run(found, path)
+  programs.run(found, path)
   assert not calls
 
 
@@ -122,12 +122,12 @@ def test_what_was_compiled_is_kept_when_the_next_program_fails(
 
   monkeypatch.setattr(tpu_compile, 'version', lambda: '0.0')
   monkeypatch.setattr(tpu_compile, 'compile_decoding', fails)
-  decode_times.run([cell], path)
-  assert not decode_times.read(path, [cell])
+  programs.run([cell], path)
+  assert not programs.read(path, [cell])
   monkeypatch.setattr(tpu_compile, 'compile_decoding', compiler)
-  decode_times.run([cell], path)
+  programs.run([cell], path)
   assert [call[0] for call in compiler.calls] == ['decode', 'encode']
-  assert decode_times.read(path, [cell])[cell].estimate.batch_per_chip == 32
+  assert programs.read(path, [cell])[cell].estimate.batch_per_chip == 32
 
 
 def test_figure6_says_what_the_records_say(run, tmp_path):
@@ -178,15 +178,15 @@ def test_a_model_that_fits_nowhere_is_told_of(tmp_path, monkeypatch):
 
   monkeypatch.setattr(tpu_compile, 'version', lambda: '0.0')
   monkeypatch.setattr(tpu_compile, 'compile_decoding', too_large)
-  decode_times.run([cell], path)
-  found = decode_times.read(path, [cell])
+  programs.run([cell], path)
+  found = programs.read(path, [cell])
   assert found[cell].seconds == float('inf')
-  assert decode_times.best(found.values(), 'xxl', 8) is None
-  assert 'none fits' in decode_report._all(found, 'xxl')
+  assert fastest(found.values(), 'xxl', 8) is None
+  assert 'none fits' in tables.all_meshes(found, 'xxl')
 
 
 def test_papers_values_say_how_they_are_known():
-  printed = decode_report.paper_values('table1_seconds_a_sample')
-  read = decode_report.paper_values('figure6_seconds_a_sample')
+  printed = paper_values.read('table1_seconds_a_sample')
+  read = paper_values.read('figure6_seconds_a_sample')
   assert printed['how'] == 'printed' and 'read off' in read['how']
   assert printed['values']['GQA-8-XXL'] == 0.28

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from experiments import low_precision
+from experiments.low_precision import cells as kinds_of_cell
+from experiments.low_precision import report as low_precision
 from gqa_flax.reporting import records
 
 TOKENS = [10, 20, 30, 40]
@@ -22,7 +23,7 @@ def cell(attention, precision, per_token, same=1.0, share=1.0):
       'same_texts': 3,
       'scores': {'bleu': 20 * per_token},
     }
-    for kind in low_precision.EXAMPLES
+    for kind in kinds_of_cell.EXAMPLES
   }
   return {
     'cell': f'{attention}, {precision}',
@@ -37,7 +38,7 @@ def cell(attention, precision, per_token, same=1.0, share=1.0):
 def report(folder, cells):
   lines = ''.join(json.dumps(c) + '\n' for c in cells)
   (folder / 'records.jsonl').write_text(lines)
-  low_precision.report(folder)
+  low_precision.write(folder)
   return (folder / 'report.md').read_text()
 
 
@@ -90,7 +91,7 @@ def test_the_last_record_of_a_cell_counts_and_the_text_is_the_records(
   records.append(
     tmp_path / 'records.jsonl', cell('MHA', 'int8 kernels', 3.0, 0.5)
   )
-  low_precision.report(tmp_path)
+  low_precision.write(tmp_path)
   changed = (tmp_path / 'report.md').read_text()
   assert '| MHA | int8 kernels | 3.0000 | +1.0000 (' in changed
   assert '| 26% to 28% |' not in changed

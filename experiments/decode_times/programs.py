@@ -1,8 +1,8 @@
 """Compiles the decoding of T5.1.1 models for a TPU slice; keeps the records.
 
-What Table 1's column of times and Figure 6 have in common: cells, each of them
-a model on one mesh with its cache divided in one way; the largest batch that
-fits it; and what the TPU's compiler says of its programs.
+What Table 1's column of times and Figure 6 have in common: a cell is a model on
+one mesh with its cache divided in one way, the largest batch that fits it, and
+what the TPU's compiler says of its programs.
 """
 
 import contextlib
@@ -10,94 +10,18 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gqa_flax.config import T5Config
+from experiments.decode_times.cells import Cell, Found
 from gqa_flax.reporting import records
 from gqa_flax.timing import estimate, tpu_compile
 from gqa_flax.timing.chips import Slice
 from gqa_flax.timing.cost import Cost
-from gqa_flax.timing.decoding import Decoding, layouts, meshes
+from gqa_flax.timing.decoding import Decoding
 from gqa_flax.timing.estimate import Estimate
-from gqa_flax.timing.kv_cache import attention_name
 
 RECORDS = pathlib.Path('results/decode_times/records.jsonl')
-# The paper's: eight TPU v4, 2048/512 tokens (section 3.1).
-SLICE = 'v4:2x2x2'
-LENGTHS = {'inputs': 2048, 'targets': 512}
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-  """One model on one mesh.
-
-  Attributes:
-    size: of `T5Config.t5_1_1`.
-    num_kv_heads: K.
-    mesh: chips along data, fsdp and model.
-    cache_sharding: what `model` divides of the cache.
-    batch_per_chip: 0 is the largest that fits, up to 32.
-    slice: of chips.
-    source_length: S.
-    target_length: T.
-  """
-
-  size: str
-  num_kv_heads: int
-  mesh: tuple[int, int, int]
-  cache_sharding: str
-  batch_per_chip: int = 0
-  slice: str = SLICE
-  source_length: int = LENGTHS['inputs']
-  target_length: int = LENGTHS['targets']
-
-  @property
-  def config(self) -> T5Config:
-    """The architecture, for inference."""
-    return T5Config.t5_1_1(
-      self.size,
-      num_kv_heads=self.num_kv_heads,
-      cache_sharding=self.cache_sharding,
-      dtype='bfloat16',
-      dropout_rate=0.0,
-    )
-
-  @property
-  def model(self) -> str:
-    """Such as 'GQA-8-XXL', as the paper writes it."""
-    size = self.size.upper() if 'x' in self.size else self.size.capitalize()
-    return f'{attention_name(self.config)}-{size}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-  """What the records say of a cell.
-
-  Attributes:
-    cell: what was compiled.
-    estimate: None if no batch fits.
-    provenance: of the last record.
-  """
-
-  cell: Cell
-  estimate: Estimate | None
-  provenance: Mapping[str, Any]
-
-  @property
-  def seconds(self) -> float:
-    """A sample on a chip, exchanges included; infinite if none fits."""
-    if self.estimate is None:
-      return float('inf')
-    return self.estimate.a_sample(self.estimate.seconds())
-
-
-def cells(size: str, num_kv_heads: int, **fields: Any) -> Iterator[Cell]:
-  """Yields a model on each mesh, its cache divided in each way."""
-  first = Cell(size, num_kv_heads, (1, 1, 1), 'auto', **fields)
-  for mesh in meshes(first.config, Slice.parse(first.slice).num_chips):
-    for layout in layouts(first.config, mesh):
-      yield dataclasses.replace(first, mesh=mesh, cache_sharding=layout)
 
 
 class NotCompiled(LookupError):
@@ -193,18 +117,6 @@ def run(todo: Iterable[Cell], path: pathlib.Path = RECORDS, log=None):
       seconds = result.a_sample(result.seconds())
       text = f'{result.batch_per_chip:g} a chip, {seconds:.3f} s a sample'
     print(f'{cell.model} {cell.mesh} {cell.cache_sharding}: {text}', flush=True)
-
-
-def best(found: Iterable[Found], size: str, num_kv_heads: int) -> Found | None:
-  """Returns the fastest cell of a model with the largest batch, if any."""
-  own = [
-    f
-    for f in found
-    if (f.cell.size, f.cell.num_kv_heads) == (size, num_kv_heads)
-    and f.estimate
-    and not f.cell.batch_per_chip
-  ]
-  return min(own, key=lambda f: f.seconds, default=None)
 
 
 def _estimate(cell: Cell, compile: estimate.Compile) -> Estimate | None:

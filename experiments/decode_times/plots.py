@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Mapping
 
-from experiments.decode_times import Found
+from experiments.decode_times.cells import Found
 from gqa_flax.reporting import plots
 
 
