@@ -7,12 +7,14 @@ Adafactor. All take turns in one process. Before anything is timed, tokens,
 logits and losses are compared: a run fails if the two do not compute the same.
 
   python -m experiments.peers
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m experiments.peers
   python -m experiments.peers --what decoding --target_length=32 --repeats=3
   python -m experiments.peers --report
 
-The last redraws the report from the records, which are one JSON line a run in
-results/peers/. Targets are for the default sizes; a run of others is told of
-beside them.
+The second gives both libraries huge pages of memory, which the C library reads
+before Python begins. The last redraws the report from the records, which are
+one JSON line a run in results/peers/. Targets are for the default sizes; a run
+of others is told of beside them.
 
 Hardware: two CPU cores, 8 GB of memory, and nothing else running, for some
 twenty minutes: where others took more than a tenth of the processors, the

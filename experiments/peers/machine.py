@@ -52,6 +52,7 @@ def describe() -> dict[str, Any]:
     'torch_mkl': torch.backends.mkl.is_available(),
     'torch_onednn': torch.backends.mkldnn.is_available(),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'glibc_tunables': os.environ.get('GLIBC_TUNABLES', ''),
   }
 
 

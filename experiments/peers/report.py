@@ -229,17 +229,19 @@ def _disturbance(run: Run) -> str:
     f'The load was {record["load_before"]:.1f} before and '
     f'{record["load_after"]:.1f} after'
   )
-  if record['others_share'] is None:
-    return f'{text}.'
-  return (
-    f'{text}; other programs took {record["others_share"]:.0%} of these '
-    'processors meanwhile.'
-  )
+  if record['others_share'] is not None:
+    text += (
+      f'; other programs took {record["others_share"]:.0%} of these '
+      'processors meanwhile'
+    )
+  if run.huge_pages:
+    text += f'. Both had huge pages ({record["machine"]["glibc_tunables"]})'
+  return f'{text}.'
 
 
 def _history(found: Sequence[Mapping[str, Any]]) -> str:
   header = (
-    *('time', 'revision', 'what', 'cell', 'load before'),
+    *('time', 'revision', 'what', 'cell', 'huge pages', 'load before'),
     'times as fast as the fastest of transformers',
   )
   rows = []
@@ -255,6 +257,7 @@ def _history(found: Sequence[Mapping[str, Any]]) -> str:
         _short(provenance['git_revision']),
         run.what,
         _where(run),
+        'yes' if run.huge_pages else 'no',
         f'{run.record["load_before"]:.1f}',
         ratios,
       )

@@ -91,6 +91,11 @@ class Run:
     """Whether other programs took too much of the processors."""
     return (self.record['others_share'] or 0) > DISTURBED
 
+  @property
+  def huge_pages(self) -> bool:
+    """Whether both libraries had huge pages of memory."""
+    return 'hugetlb=1' in self.record['machine'].get('glibc_tunables', '')
+
   def names(self, library: str | None = None, part: str | None = None):
     """Returns who took part, of a library or of both."""
     return [

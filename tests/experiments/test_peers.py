@@ -259,6 +259,19 @@ def test_the_report_says_what_the_records_say(tmp_path):
   assert again == ((tmp_path / 'report.md').read_text(), plot.read_bytes())
 
 
+def test_the_report_says_who_had_huge_pages(tmp_path):
+  plain, huge = decoding_record(), decoding_record()
+  tunables = 'glibc.malloc.hugetlb=1'
+  huge['machine'] = {**huge['machine'], 'glibc_tunables': tunables}
+  assert 'huge pages (' not in reported(tmp_path, huge, plain)
+  text = reported(tmp_path, plain, huge)
+  assert f'meanwhile. Both had huge pages ({tunables}).' in text
+  pages = [
+    line.split(' | ')[4] for line in text.splitlines() if '| 2026-' in line
+  ]
+  assert pages == ['no', 'yes']
+
+
 def test_a_disturbed_run_decides_nothing_and_the_last_run_counts(tmp_path):
   text = reported(tmp_path, decoding_record(others_share=0.25))
   assert text.count('is undecided: other programs took 25%') == 3
