@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gqa_flax.inference import EOS_ID, check_decode_length
+from gqa_flax.inference.compilation import DecodingJit
 from gqa_flax.inference.precision import in_step, weights
 from gqa_flax.model.cache import DecoderCache
 from gqa_flax.partitioning import replicate
@@ -88,7 +89,7 @@ class _State:
 
 
 @functools.partial(
-  jax.jit, static_argnames=('model', 'max_decode_length', 'beam_size')
+  DecodingJit, static_argnames=('model', 'max_decode_length', 'beam_size')
 )
 def _beam_search(
   model, max_decode_length, beam_size, alpha, params, encoder_input_tokens

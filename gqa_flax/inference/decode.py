@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gqa_flax.inference import EOS_ID, PAD_ID, check_decode_length
 from gqa_flax.inference.beam import beam_decode
+from gqa_flax.inference.compilation import DecodingJit
 from gqa_flax.inference.precision import in_step, weights
 from gqa_flax.partitioning import replicate
 
@@ -86,7 +87,7 @@ def sample_decode(
 
 
 @functools.partial(
-  jax.jit,
+  DecodingJit,
   static_argnames=('model', 'max_decode_length', 'sampler', 'stop_at_eos'),
 )
 def _decode(
