@@ -9,11 +9,11 @@ import jax.numpy as jnp
 # Since 0.10.2 XLA hands a CPU's products to YNNPACK, where those of few rows,
 # which decoding is made of, take longer than in Eigen. It hands over what is
 # named here: nothing.
-_CPU = {'xla_cpu_experimental_ynn_fusion_type': ''}
+_CPU: dict[str, str | bool] = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 
 @functools.cache
-def options() -> dict[str, str]:
+def options() -> dict[str, str | bool]:
   """Returns the `compiler_options` of decoding programs on these devices.
 
   There are none where the devices are no CPUs, or XLA knows no such option.
