@@ -80,7 +80,7 @@ def report(found: Found, folder: pathlib.Path):
       _ABOUT,
       markdown_table(('model', *(f'alpha {a:g}' for a in SHOWN)), rows),
       '![Loss by the share of uptraining](proportion.png)\n',
-      _PLOT,
+      _RIGHT_PANEL,
       '## What the paper claims\n',
       *claims(found),
       '',
@@ -116,7 +116,7 @@ _ABOUT = paragraph(
 )
 
 
-_PLOT = paragraph(
+_RIGHT_PANEL = paragraph(
   """Right: the differences to the multi-head model, seed by seed, so that the
   order of the data, which moves all models alike, cancels; from alpha 0.01
   on."""
@@ -182,7 +182,7 @@ def _saved(curves) -> list[str]:
 def _plot(path, curves):
   """Draws the losses; beside them what they are behind the multi-head model.
 
-  The latter has no first point, next to which all others would lie on a line.
+  Not at alpha 0 as well, next to which all that comes later is a flat line.
   """
   figure, (panels,) = plots.panels(1, 2, 10.5, 4.2)
   losses, behind = panels

@@ -105,14 +105,16 @@ def report(found: Found, folder: pathlib.Path):
     ],
   )
   (folder / 'laptop.csv').write_text(csv, encoding='utf-8')
+  plot = ''
   if times:
     _plot(folder / 'laptop.png', times, losses)
+    plot = '![Time and loss by key/value heads](laptop.png)\n'
   text = '\n'.join(
     [
       "# Figure 6, at the laptop's scale\n",
       _about(times),
       markdown_table(header, rows),
-      '![Time and loss by key/value heads](laptop.png)\n',
+      plot,
       *claims(found),
       '',
     ]

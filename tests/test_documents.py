@@ -1,4 +1,4 @@
-"""What is written by hand holds no measured number that no record holds.
+"""Documents: links lead somewhere, and numbers come from records.
 
 Documents in results/ are made of records (tests/experiments/test_redraw.py).
 The others may quote only what is listed here with where it comes from.
@@ -58,6 +58,15 @@ def sources() -> set[tuple[str, str]]:
 @pytest.mark.parametrize('path', DOCUMENTS, ids=str)
 def test_every_measured_number_is_in_a_record(path):
   assert quantities(path.read_text(encoding='utf-8')) <= sources()
+
+
+@pytest.mark.parametrize(
+  'path', [*DOCUMENTS, *sorted(pathlib.Path('results').rglob('*.md'))], ids=str
+)
+def test_every_link_leads_to_a_file(path):
+  targets = re.findall(r'\]\(([^)#]+)', path.read_text(encoding='utf-8'))
+  local = [target for target in targets if '://' not in target]
+  assert not [x for x in local if not (path.parent / x).exists()]
 
 
 def test_numbers_are_found():
