@@ -56,6 +56,18 @@ class Cell:
     size = self.size.upper() if 'x' in self.size else self.size.capitalize()
     return f'{attention_name(self.config)}-{size}'
 
+  @property
+  def name(self) -> str:
+    """Tells it from all other cells."""
+    batch = 'largest batch'
+    if self.batch_per_chip:
+      batch = f'{self.batch_per_chip} a chip'
+    return (
+      f'decoding of {self.model}, {self.source_length}/{self.target_length} '
+      f'tokens, {batch}, on {self.slice}, mesh '
+      f'{" x ".join(map(str, self.mesh))}, cache by {self.cache_sharding}'
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:

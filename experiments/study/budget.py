@@ -132,6 +132,12 @@ def paper_chip_days() -> float:
   return paper['values'][f'{ALPHA:g}']
 
 
-def paper_utilisation(b: Budget) -> float:
-  """Returns what of v3's peak a job's FLOPs are in the paper's chip-days."""
-  return b.flops / (paper_chip_days() * 86400 * V3_PEAK_FLOPS)
+def paper_utilisation(b: Budget, steps: int) -> float:
+  """Returns what of v3's peak a job needs in the paper's chip-days.
+
+  Args:
+    b: of a job.
+    steps: that the paper takes in them.
+  """
+  flops = b.flops / b.steps * steps
+  return flops / (paper_chip_days() * 86400 * V3_PEAK_FLOPS)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from experiments.decode_times import cells as estimated
 from experiments.decode_times import programs
 from experiments.study import budget, grid
-from experiments.study.cells import ALPHA, Cell
+from experiments.study.cells import ALPHA, Cell, step
 from experiments.study.grid import Grid
 from experiments.study.results import Found
-from experiments.study.scales import LAPTOP, SCALES, Scale
+from experiments.study.scales import LAPTOP, PAPER, SCALES, Scale
 
 # By what name --only finds the estimates.
 TIMES = 'times'
@@ -55,13 +55,14 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
     if any(part in TIMES for part in args.only):
       estimates = script.estimates()
   if args.list:
-    done = {*study.found()}
-    compiled = {*programs.read(args.decode_times, estimates)}
+    compiled = programs.read(args.decode_times, estimates)
+    done = {*study.found(), *(cell.name for cell in compiled)}
     for cell in (*estimates, *chosen):
-      is_done = cell in compiled or getattr(cell, 'name', None) in done
-      print('done   ' if is_done else 'missing', getattr(cell, 'name', cell))
+      print('done   ' if cell.name in done else 'missing', cell.name)
     return 0
   if args.dry_run:
+    for cell in estimates:
+      print(f'# compiled and estimated here: {cell.name}')
     print(dry_run(study.scale, chosen))
     return 0
   if not args.report:
@@ -155,13 +156,15 @@ def dry_run(scale: Scale, cells: Sequence[Cell]) -> str:
 def _sums(budgets) -> list[str]:
   total = sum(b.chip_hours for _, b in budgets)
   lines = [f'In all {total:,.0f} chip-hours of TPU v4.']
+  papers = step(PAPER, ALPHA) - PAPER.pretraining_steps
   for job, b in budgets:
     if 'xxl' in job.gin_files[0] and 'uptrain' in job.gin_files[-1]:
       lines.append(
-        f'{job.bindings["MODEL_DIR"]}: {b.chip_hours / 24:,.0f} chip-days of '
-        f'v4; {budget.v3_chip_days(b):,.0f} of v3 at the same utilisation. '
-        f'The paper says some {budget.paper_chip_days():g} for alpha = '
-        f"{ALPHA:g}, in which this model's FLOPs would be "
-        f"{budget.paper_utilisation(b):.0%} of v3's peak."
+        f'{job.bindings["MODEL_DIR"]}, {b.steps:,} steps: '
+        f'{b.chip_hours / 24:,.0f} chip-days of v4; '
+        f'{budget.v3_chip_days(b):,.0f} of v3 at the same utilisation. The '
+        f'paper says some {budget.paper_chip_days():g} for {papers:,} steps, '
+        'which would take this model '
+        f"{budget.paper_utilisation(b, papers):.0%} of v3's peak."
       )
   return lines

@@ -144,6 +144,17 @@ def test_the_budget_of_the_compiled_step_is_its_time():
   assert 0.9 < mqa.chip_hours / found.chip_hours < 1
 
 
+def test_the_paper_s_chip_days_are_of_as_many_steps_as_it_took():
+  short, long = (
+    budget.budget(Uptraining('xxl', 8, 'mean', alpha=alpha).jobs(PAPER)[1])
+    for alpha in (0.05, 0.1)
+  )
+  assert long.flops == pytest.approx(2 * short.flops)
+  expected = short.flops / (600 * 86400 * budget.V3_PEAK_FLOPS)
+  for found in (short, long):
+    assert budget.paper_utilisation(found, 50_000) == pytest.approx(expected)
+
+
 def test_a_dry_run_says_each_job_once_and_what_all_take():
   text = command.dry_run(PAPER, figure4_checkpoint_conversion.cells(PAPER))
   assert text.count('gqa-flax \\\n  convert') == 3
@@ -159,6 +170,10 @@ def test_every_script_prints_its_jobs_at_the_paper_s_scale(script, capsys):
   training = text.count('gqa-flax \\\n  train')
   assert text.count('chip-hours of v4, by') == training
   assert (training > 0) == bool(script.cells(PAPER))
+  estimates = script.SCRIPT.estimates
+  assert text.count('# compiled and estimated here: decoding of ') == (
+    len({cell.name for cell in estimates()}) if estimates else 0
+  )
 
 
 def test_the_list_and_the_choice_of_cells(tmp_path, capsys):
