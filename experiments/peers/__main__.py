@@ -7,14 +7,15 @@ Adafactor. All take turns in one process. Before anything is timed, tokens,
 logits and losses are compared: a run fails if the two do not compute the same.
 
   python -m experiments.peers
-  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m experiments.peers
+  python -m experiments.peers --pages small
   python -m experiments.peers --what decoding --target_length=32 --repeats=3
   python -m experiments.peers --report
 
-The second gives both libraries huge pages of memory, which the C library reads
-before Python begins. The last redraws the report from the records, which are
-one JSON line a run in results/peers/. Targets are for the default sizes; a run
-of others is told of beside them.
+Both libraries have huge pages of memory that the process keeps, as `make` and
+the study's jobs have (experiments/training_knobs); the second gives them the C
+library's own, small ones. The last redraws the report from the records, which
+are one JSON line a run in results/peers/. Targets are for the default sizes; a
+run of others is told of beside them.
 
 Hardware: two CPU cores, 8 GB of memory, and nothing else running, for some
 twenty minutes: where others took more than a tenth of the processors, the
@@ -24,11 +25,13 @@ for torch.compile; without one say `--variants sdpa eager`.
 """
 
 import argparse
+import os
 import pathlib
 import sys
 import time
 
 from experiments.peers import machine
+from experiments.training_knobs.cells import PAGES
 from gqa_flax.reporting import records
 
 WHAT = ('decoding', 'training')
@@ -94,6 +97,7 @@ def parse(arguments=None) -> argparse.Namespace:
   )
   parser.add_argument('--repeats', type=int, default=7)
   parser.add_argument('--threads', type=int, default=2)
+  parser.add_argument('--pages', default='kept', choices=PAGES)
   parser.add_argument(
     '--results_dir', default='results/peers', type=pathlib.Path
   )
@@ -104,10 +108,26 @@ def parse(arguments=None) -> argparse.Namespace:
   return args
 
 
+def set_pages(kind: str):
+  """Begins this program again, unless it has these pages of memory.
+
+  The C library reads how to take memory before Python begins.
+
+  Args:
+    kind: of `PAGES`.
+  """
+  others = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+  wanted = {**others, **PAGES[kind]}
+  if wanted != dict(os.environ):
+    command = [sys.executable, '-m', 'experiments.peers', *sys.argv[1:]]
+    os.execve(sys.executable, command, wanted)
+
+
 def main() -> int:
   """Measures, then reports."""
   args = parse()
   if not args.report:
+    set_pages(args.pages)
     run(args.results_dir / 'records.jsonl', args)
   from experiments.peers import report
 

@@ -16,6 +16,10 @@ _PARTS = {
   'step': 'step, s',
   'gradients': 'loss and gradients alone, s',
 }
+_PAGES = {
+  'huge': 'huge pages of memory, given back to the system when they are freed',
+  'kept': 'huge pages of memory, which the process keeps when they are freed',
+}
 _REST = {'decoding': 'decoder, ms a token', 'training': 'update, s'}
 
 
@@ -234,14 +238,14 @@ def _disturbance(run: Run) -> str:
       f'; other programs took {record["others_share"]:.0%} of these '
       'processors meanwhile'
     )
-  if run.huge_pages:
-    text += f'. Both had huge pages ({record["machine"]["glibc_tunables"]})'
+  if run.pages in _PAGES:
+    text += f'. Both had {_PAGES[run.pages]}'
   return f'{text}.'
 
 
 def _history(found: Sequence[Mapping[str, Any]]) -> str:
   header = (
-    *('time', 'revision', 'what', 'cell', 'huge pages', 'load before'),
+    *('time', 'revision', 'what', 'cell', 'pages', 'load before'),
     'times as fast as the fastest of transformers',
   )
   rows = []
@@ -257,7 +261,7 @@ def _history(found: Sequence[Mapping[str, Any]]) -> str:
         _short(provenance['git_revision']),
         run.what,
         _where(run),
-        'yes' if run.huge_pages else 'no',
+        run.pages,
         f'{run.record["load_before"]:.1f}',
         ratios,
       )

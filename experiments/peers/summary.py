@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.training_knobs.cells import PAGES
 from gqa_flax.timing.spread import Spread
 
 _CELL = (
@@ -92,9 +93,13 @@ class Run:
     return (self.record['others_share'] or 0) > DISTURBED
 
   @property
-  def huge_pages(self) -> bool:
-    """Whether both libraries had huge pages of memory."""
-    return 'hugetlb=1' in self.record['machine'].get('glibc_tunables', '')
+  def pages(self) -> str:
+    """Which of `PAGES` both libraries had; 'other' is none of them."""
+    tunables = self.record['machine'].get('glibc_tunables', '')
+    for kind, variables in PAGES.items():
+      if variables.get('GLIBC_TUNABLES', '') == tunables:
+        return kind
+    return 'other'
 
   def names(self, library: str | None = None, part: str | None = None):
     """Returns who took part, of a library or of both."""

@@ -87,7 +87,7 @@ class Job:
       log.flush()
       status = subprocess.run(
         [sys.executable, '-m', 'gqa_flax.cli', *self.arguments],
-        env={**PAGES['huge'], **os.environ},
+        env={**PAGES['kept'], **os.environ},
         stdout=log,
         stderr=log,
       ).returncode

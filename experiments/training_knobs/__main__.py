@@ -12,8 +12,8 @@ COMPILATION_CACHE, in three parts:
 - cpu: seconds a step on this machine, which take turns, of T5.1.1-Small with
   two layers a stack; and seconds from the start of `gqa-flax train` to its
   first finished step, without a compilation cache, with an empty one and with a
-  full one; and seconds a step of the laptop's model with huge pages of memory
-  and without.
+  full one; and seconds a step of the laptop's model with small pages of memory,
+  with huge ones, and with huge ones that the process keeps.
 
   python -m experiments.training_knobs --part plan
   python -m experiments.training_knobs --part tpu

@@ -149,9 +149,21 @@ def cpu_model(**overrides: Any) -> T5Config:
 # with one that an earlier run has filled.
 CACHES = ('off', 'cold', 'warm')
 
-# The environment of `gqa-flax train` with the C library's small pages, and with
-# huge ones for what it asks of the system (glibc 2.35 or later, on Linux).
+# The environment of `gqa-flax train` with the C library's small pages, with
+# huge ones for what it asks of the system (glibc 2.35 or later, on Linux), and
+# with huge ones that it keeps, whatever is freed. That takes a single arena:
+# the others ask the system for all that is larger than 64 MB.
 PAGES = {
   'small': {},
   'huge': {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'},
+  'kept': {
+    'GLIBC_TUNABLES': ':'.join(
+      (
+        'glibc.malloc.hugetlb=1',
+        'glibc.malloc.mmap_threshold=1000000000000',
+        'glibc.malloc.trim_threshold=1000000000000',
+        'glibc.malloc.arena_max=1',
+      )
+    )
+  },
 }

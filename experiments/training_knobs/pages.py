@@ -1,4 +1,4 @@
-"""What a step takes on a CPU with small and with huge pages of memory.
+"""What a step takes on a CPU with small, huge and kept pages of memory.
 
 XLA asks for a step's temporaries anew at each step; whatever is too large to be
 kept is taken from the system and given back, and each page is a fault.

@@ -6,8 +6,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from gqa_flax.compilation import DecodingJit
 from gqa_flax.inference import EOS_ID, check_decode_length
-from gqa_flax.inference.compilation import DecodingJit
 from gqa_flax.inference.precision import in_step, weights
 from gqa_flax.model.cache import DecoderCache
 from gqa_flax.partitioning import replicate

@@ -5,9 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from gqa_flax.compilation import DecodingJit
 from gqa_flax.inference import EOS_ID, PAD_ID, check_decode_length
 from gqa_flax.inference.beam import beam_decode
-from gqa_flax.inference.compilation import DecodingJit
 from gqa_flax.inference.precision import in_step, weights
 from gqa_flax.partitioning import replicate
 

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from gqa_flax import partitioning
+from gqa_flax import compilation, partitioning
 from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config
-from gqa_flax.inference import EOS_ID, compilation, precision
+from gqa_flax.inference import EOS_ID, precision
 from gqa_flax.timing import decoding as programs
 from gqa_flax.timing.decoding import (
   BATCHES,
@@ -251,7 +251,7 @@ def _compile(work: Decoding, mesh, room) -> dict[str, Callable] | None:
   for phase in ('decode', 'fill_cache', 'encode'):
     try:
       compiled[phase] = programs.lower(work, mesh, phase).compile(
-        compiler_options=compilation.options()
+        compiler_options=compilation.options('decoding', jax.default_backend())
       )
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):

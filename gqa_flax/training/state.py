@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gqa_flax import partitioning
+from gqa_flax import compilation, partitioning
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 from gqa_flax.training.step import TrainState, train_step
@@ -63,10 +63,12 @@ def step_function(state, **arguments):
     state: the first state, or what `abstract_state` returns.
     **arguments: the keyword arguments of `train_step`.
   """
+  device, *_ = state.step.sharding.device_set
   return jax.jit(
     functools.partial(train_step, **arguments),
     donate_argnums=0,
     out_shardings=(shardings_of(state), None),
+    compiler_options=compilation.options('training', device.platform),
   )
 
 

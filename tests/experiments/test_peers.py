@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from experiments.peers import (
   summary,
   training,
 )
+from experiments.training_knobs.cells import PAGES
 
 CELL = models.Cell('mini', 2, 12, 6)
 
@@ -259,17 +261,42 @@ def test_the_report_says_what_the_records_say(tmp_path):
   assert again == ((tmp_path / 'report.md').read_text(), plot.read_bytes())
 
 
-def test_the_report_says_who_had_huge_pages(tmp_path):
-  plain, huge = decoding_record(), decoding_record()
-  tunables = 'glibc.malloc.hugetlb=1'
-  huge['machine'] = {**huge['machine'], 'glibc_tunables': tunables}
-  assert 'huge pages (' not in reported(tmp_path, huge, plain)
-  text = reported(tmp_path, plain, huge)
-  assert f'meanwhile. Both had huge pages ({tunables}).' in text
+def test_the_report_says_which_pages_both_had(tmp_path):
+  plain, huge, other = (decoding_record() for _ in range(3))
+  for record, tunables in (
+    (huge, PAGES['huge']['GLIBC_TUNABLES']),
+    (other, 'glibc.malloc.check=1'),
+  ):
+    record['machine'] = {**record['machine'], 'glibc_tunables': tunables}
+  assert 'Both had' not in reported(tmp_path, huge, plain)
+  assert 'Both had' not in reported(tmp_path, other)
+  text = reported(tmp_path, plain, other, huge)
+  assert 'meanwhile. Both had huge pages of memory, given back' in text
   pages = [
     line.split(' | ')[4] for line in text.splitlines() if '| 2026-' in line
   ]
-  assert pages == ['no', 'yes']
+  assert pages == ['small', 'other', 'huge']
+
+
+def test_it_begins_again_with_the_pages_that_are_wanted(monkeypatch):
+  begun = []
+  monkeypatch.setattr(os, 'execve', lambda *given: begun.append(given))
+  monkeypatch.setattr(sys, 'argv', ['peers', '--what', 'decoding'])
+  for kind, variables in PAGES.items():
+    monkeypatch.setenv('GLIBC_TUNABLES', 'glibc.malloc.check=1')
+    experiment.set_pages(kind)
+    program, command, environment = begun.pop()
+    assert program == command[0] == sys.executable
+    assert command[2:] == ['experiments.peers', '--what', 'decoding']
+    tunables = variables.get('GLIBC_TUNABLES')
+    assert environment.get('GLIBC_TUNABLES') == tunables
+    assert environment['PATH'] == os.environ['PATH']
+    monkeypatch.setattr(os, 'environ', environment)
+    experiment.set_pages(kind)
+    assert not begun
+    monkeypatch.undo()
+    monkeypatch.setattr(os, 'execve', lambda *given: begun.append(given))
+    monkeypatch.setattr(sys, 'argv', ['peers', '--what', 'decoding'])
 
 
 def test_a_disturbed_run_decides_nothing_and_the_last_run_counts(tmp_path):

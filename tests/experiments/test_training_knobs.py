@@ -148,7 +148,7 @@ def test_steps_and_starts_of_the_last_run(tmp_path):
           'cache_bytes': 2**20,
         },
       )
-    for kind, factor in (('small', 30), ('huge', 20)):
+    for kind, factor in (('small', 30), ('huge', 20), ('kept', 15)):
       records.append(
         tmp_path / 'records.jsonl',
         {
@@ -163,8 +163,9 @@ def test_steps_and_starts_of_the_last_run(tmp_path):
   text = (tmp_path / 'report.md').read_text()
   assert 'on this CPU bfloat16 takes 300% of the time of float32' in text
   assert '4.0 s without a cache, 5.0 s while one is filled, 2.0 s' in text
-  assert '200 (200 to 200) ms with huge pages of memory and' in text
-  assert '300 (300 to 300) ms without, 67%.' in text
+  assert '150 (150 to 150) ms with huge pages of memory that the' in text
+  assert '200 (200 to 200) ms, to which that is 75%, and with small' in text
+  assert '300 (300 to 300) ms, 50%.' in text
 
 
 def test_without_records_it_says_how_to_make_them(tmp_path):
@@ -259,7 +260,7 @@ def test_a_run_of_the_other_part_goes_on_with_what_is_missing(
   assert records.read(path)[-1]['run'] == 2
 
 
-def test_small_and_huge_pages_take_turns(tmp_path, monkeypatch):
+def test_the_kinds_of_pages_take_turns(tmp_path, monkeypatch):
   path, tunables = tmp_path / 'records.jsonl', []
 
   def train(command, model_dir, **variables):
@@ -269,14 +270,17 @@ def test_small_and_huge_pages_take_turns(tmp_path, monkeypatch):
   monkeypatch.setattr(startup, 'train', train)
   pages.time_pages(path, 1, 1)
   pages.time_pages(path, 2, 1)
-  assert tunables == 2 * [None, 'glibc.malloc.hugetlb=1']
+  huge, kept = (
+    cells.PAGES[kind]['GLIBC_TUNABLES'] for kind in ('huge', 'kept')
+  )
+  assert tunables == 2 * [None, huge, kept]
   keys = [tuple(record['key'].values()) for record in records.read(path)]
   assert keys == [(kind, n) for n in (0, 1) for kind in cells.PAGES]
 
 
 def test_make_takes_the_same_pages():
   makefile = pathlib.Path(__file__).parents[2] / 'Makefile'
-  for name, value in cells.PAGES['huge'].items():
+  for name, value in cells.PAGES['kept'].items():
     assert f'export {name} ?= {value}\n' in makefile.read_text()
 
 
