@@ -6,16 +6,16 @@ converts to with two key/value heads and with one; and a training step with
 Adafactor. All take turns in one process. Before anything is timed, tokens,
 logits and losses are compared: a run fails if the two do not compute the same.
 
-  python -m experiments.peers
-  python -m experiments.peers --pages small
+  python -m experiments.peers --what decoding
+  python -m experiments.peers --what training --pages kept
   python -m experiments.peers --what decoding --target_length=32 --repeats=3
   python -m experiments.peers --report
 
-Both libraries have huge pages of memory that the process keeps, as `make` and
-the study's jobs have (experiments/training_knobs); the second gives them the C
-library's own, small ones. The last redraws the report from the records, which
-are one JSON line a run in results/peers/. Targets are for the default sizes; a
-run of others is told of beside them.
+Both libraries have huge pages of memory, and by the second keep them, as the
+study's jobs do where they train (experiments/training_knobs); decoding takes
+longer so. The last redraws the report from the records, which are one JSON line
+a run in results/peers/. Targets are for the default sizes; a run of others is
+told of beside them.
 
 Hardware: two CPU cores, 8 GB of memory, and nothing else running, for some
 twenty minutes: where others took more than a tenth of the processors, the
@@ -97,7 +97,7 @@ def parse(arguments=None) -> argparse.Namespace:
   )
   parser.add_argument('--repeats', type=int, default=7)
   parser.add_argument('--threads', type=int, default=2)
-  parser.add_argument('--pages', default='kept', choices=PAGES)
+  parser.add_argument('--pages', default='huge', choices=PAGES)
   parser.add_argument(
     '--results_dir', default='results/peers', type=pathlib.Path
   )

@@ -11,7 +11,7 @@ import torch
 from transformers import optimization
 
 from experiments.peers import measure, models
-from gqa_flax import Transformer, partitioning
+from gqa_flax import Transformer, compilation, partitioning
 from gqa_flax.training import optimizer as optimizers
 from gqa_flax.training.state import (
   abstract_state,
@@ -116,7 +116,10 @@ class Ours:
         loss_normalizing_factor='NUM_REAL_TARGET_TOKENS',
         z_loss=0.0,
       )
-      self._gradients = jax.jit(functools.partial(_gradients, model))
+      self._gradients = jax.jit(
+        functools.partial(_gradients, model),
+        compiler_options=compilation.options('training', 'cpu'),
+      )
 
   def step(self) -> float:
     """Takes a step; returns the loss before it."""

@@ -1,7 +1,7 @@
 """What each memory and speed knob costs and saves, and which default follows.
 
 REMAT_POLICY, MICROBATCHES, the activations' dtype, the donated state and
-COMPILATION_CACHE, in three parts:
+COMPILATION_CACHE, and pages of memory, in four parts:
 
 - plan: the bytes of a device by `gqa-flax train --dry_run`, for the programs of
   the next part and for the paper's jobs.
@@ -12,29 +12,31 @@ COMPILATION_CACHE, in three parts:
 - cpu: seconds a step on this machine, which take turns, of T5.1.1-Small with
   two layers a stack; and seconds from the start of `gqa-flax train` to its
   first finished step, without a compilation cache, with an empty one and with a
-  full one; and seconds a step of the laptop's model with small pages of memory,
-  with huge ones, and with huge ones that the process keeps.
+  full one.
+- pages: seconds a step of the laptop's model on this machine with small pages
+  of memory, with huge ones, and with huge ones that the process keeps.
 
   python -m experiments.training_knobs --part plan
   python -m experiments.training_knobs --part tpu
   python -m experiments.training_knobs --part cpu
+  python -m experiments.training_knobs --part pages
   python -m experiments.training_knobs --report
 
 Without --part all are done; the last redraws the report from the records.
 These go to results/training_knobs/ as they come; a run that was interrupted
-goes on where it stopped, and --new_run measures the part for the CPU again.
+goes on where it stopped, and --new_run measures what is of this machine again.
 
 Hardware: two CPU cores, no accelerator. The part for TPUs takes 6 GB of memory,
 one core, and one to five minutes a program, half an hour in all, and needs
-`pip install -e '.[tpu-compile]'`; the part for the CPU twelve minutes and 4 GB,
-on a machine that does nothing else.
+`pip install -e '.[tpu-compile]'`; the last two parts some ten minutes each and
+4 GB, on a machine that does nothing else.
 """
 
 import argparse
 import pathlib
 import sys
 
-from experiments.training_knobs import cells
+from experiments.training_knobs import cells, summary
 from gqa_flax.reporting import records
 
 REPEATS = 7
@@ -62,11 +64,10 @@ def tpu(path, log_path: pathlib.Path):
 
 def cpu(path, repeats: int, start_repeats: int, run_number: int):
   """Times what the records lack of the run."""
-  from experiments.training_knobs import measured, pages, startup
+  from experiments.training_knobs import measured, startup
 
   model = cells.cpu_model()
   startup.time_startups(path, cells.CACHES, start_repeats, run_number)
-  pages.time_pages(path, start_repeats, run_number)
   measured.time_steps(
     path, model, cells.CPU_ROWS, cells.TIMINGS, repeats, run_number
   )
@@ -77,7 +78,7 @@ def main() -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parts = ('plan', 'tpu', 'cpu')
+  parts = ('plan', 'tpu', 'cpu', 'pages')
   parser.add_argument('--part', choices=parts, help='default: all')
   parser.add_argument('--results_dir', default='results/training_knobs')
   parser.add_argument(
@@ -96,10 +97,13 @@ def main() -> int:
   if 'tpu' in chosen:
     tpu(path, args.log)
   if 'cpu' in chosen:
-    from experiments.training_knobs import summary
+    last = summary.last_run(records.read(path), 'startup', 'step')
+    cpu(path, args.repeats, args.start_repeats, last + args.new_run)
+  if 'pages' in chosen:
+    from experiments.training_knobs import pages
 
-    number = summary.last_run(records.read(path)) + args.new_run
-    cpu(path, args.repeats, args.start_repeats, number)
+    last = summary.last_run(records.read(path), 'pages')
+    pages.time_pages(path, args.start_repeats, last + args.new_run)
   from experiments.training_knobs import report
 
   report.write(results)

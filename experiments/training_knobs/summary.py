@@ -206,13 +206,18 @@ def get(found: Sequence, **knobs: Any):
   return None
 
 
-def last_run(found: Sequence[Mapping[str, Any]]) -> int:
-  """Returns the number of the last run of the part for the CPU, at first 1."""
-  return max((record.get('run', 1) for record in found), default=1)
+def last_run(found: Sequence[Mapping[str, Any]], *what: str) -> int:
+  """Returns the number of the last run that measured any of these, at first 1.
+
+  Args:
+    found: the records.
+    *what: 'startup', 'step' or 'pages'.
+  """
+  return max((r['run'] for r in found if r['what'] in what), default=1)
 
 
 def _last_run(found, what: str):
-  last = last_run(found)
+  last = last_run(found, what)
   return [r for r in found if r['what'] == what and r['run'] == last]
 
 
