@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 # Since 0.10.2 XLA hands a CPU's products to YNNPACK, and the sums beside them.
 # By this it is told what to hand over. In decoding, where products have few
-# rows, nothing: Eigen takes less time for them. In training products alone: for
-# sums that softmax's and the position bias's gradients are made of YNNPACK
-# takes up to fifty times as long as XLA (results/peers).
+# rows, nothing: Eigen takes less time for them. In training products alone: the
+# sums that the gradients of softmax and of the position bias are made of take
+# YNNPACK much longer than XLA.
 _YNNPACK = 'xla_cpu_experimental_ynn_fusion_type'
 _CPU = {
   'decoding': {_YNNPACK: ''},
