@@ -12,6 +12,7 @@ from experiments.study import command, grid
 from experiments.study.cells import Timing
 from experiments.study.jobs import Job, JobError
 from experiments.study.scales import LAPTOP, PAPER
+from experiments.training_knobs.cells import PAGES
 from gqa_flax.reporting import records
 
 
@@ -198,3 +199,25 @@ def test_a_job_is_a_command_for_the_shell(tmp_path, monkeypatch):
   log = (tmp_path / 'logs' / 'log').read_text()
   job.run(tmp_path / 'logs' / 'log')
   assert (tmp_path / 'logs' / 'log').read_text() == log
+
+
+@pytest.mark.parametrize(
+  'command, own, expected',
+  [
+    ('train', None, PAGES['kept']['GLIBC_TUNABLES']),
+    ('time', None, PAGES['huge']['GLIBC_TUNABLES']),
+    ('train', 'glibc.malloc.check=1', 'glibc.malloc.check=1'),
+  ],
+)
+def test_a_job_has_the_pages_of_its_command_or_the_caller_s(
+  tmp_path, monkeypatch, command, own, expected
+):
+  monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
+  if own:
+    monkeypatch.setenv('GLIBC_TUNABLES', own)
+  script = tmp_path / 'python'
+  script.write_text('#!/bin/sh\necho "pages: $GLIBC_TUNABLES"\n')
+  script.chmod(0o755)
+  monkeypatch.setattr(sys, 'executable', str(script))
+  Job(command, (), {}, done=str(tmp_path / 'done')).run(tmp_path / 'log')
+  assert f'pages: {expected}\n' in (tmp_path / 'log').read_text()
