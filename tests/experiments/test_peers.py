@@ -278,25 +278,22 @@ def test_the_report_says_which_pages_both_had(tmp_path):
   assert pages == ['small', 'other', 'huge']
 
 
-def test_it_begins_again_with_the_pages_that_are_wanted(monkeypatch):
+@pytest.mark.parametrize('kind', PAGES)
+def test_it_begins_again_with_the_pages_that_are_wanted(kind, monkeypatch):
   begun = []
   monkeypatch.setattr(os, 'execve', lambda *given: begun.append(given))
   monkeypatch.setattr(sys, 'argv', ['peers', '--what', 'decoding'])
-  for kind, variables in PAGES.items():
-    monkeypatch.setenv('GLIBC_TUNABLES', 'glibc.malloc.check=1')
-    experiment.set_pages(kind)
-    program, command, environment = begun.pop()
-    assert program == command[0] == sys.executable
-    assert command[2:] == ['experiments.peers', '--what', 'decoding']
-    tunables = variables.get('GLIBC_TUNABLES')
-    assert environment.get('GLIBC_TUNABLES') == tunables
-    assert environment['PATH'] == os.environ['PATH']
-    monkeypatch.setattr(os, 'environ', environment)
-    experiment.set_pages(kind)
-    assert not begun
-    monkeypatch.undo()
-    monkeypatch.setattr(os, 'execve', lambda *given: begun.append(given))
-    monkeypatch.setattr(sys, 'argv', ['peers', '--what', 'decoding'])
+  monkeypatch.setenv('GLIBC_TUNABLES', 'glibc.malloc.check=1')
+  experiment.set_pages(kind)
+  program, command, environment = begun.pop()
+  assert program == command[0] == sys.executable
+  assert command[2:] == ['experiments.peers', '--what', 'decoding']
+  tunables = PAGES[kind].get('GLIBC_TUNABLES')
+  assert environment.get('GLIBC_TUNABLES') == tunables
+  assert environment['PATH'] == os.environ['PATH']
+  monkeypatch.setattr(os, 'environ', environment)
+  experiment.set_pages(kind)
+  assert not begun
 
 
 def test_a_disturbed_run_decides_nothing_and_the_last_run_counts(tmp_path):
