@@ -1,9 +1,9 @@
 # `make help` lists the targets. Nothing here needs an environment variable,
 # but any Python from 3.11 on may be chosen: make test PYTHON=python3.12
 
-# What XLA asks for at each step comes in huge pages, where there are any, and
-# the process keeps them (results/training_knobs).
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1000000000000:glibc.malloc.trim_threshold=1000000000000:glibc.malloc.arena_max=1
+# What XLA asks of the system at each step comes in huge pages, where there are
+# any (results/training_knobs).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # The first of these that is at least Python 3.11 makes .venv.
 PYTHON = python3 python3.12 python3.11

@@ -11,11 +11,11 @@ logits and losses are compared: a run fails if the two do not compute the same.
   python -m experiments.peers --what decoding --target_length=32 --repeats=3
   python -m experiments.peers --report
 
-Both libraries have huge pages of memory, and by the second keep them, as the
-study's jobs do where they train (experiments/training_knobs); decoding takes
-longer so. The last redraws the report from the records, which are one JSON line
-a run in results/peers/. Targets are for the default sizes; a run of others is
-told of beside them.
+Both libraries have huge pages of memory, and by the second the process keeps
+them (experiments/training_knobs): a training step asks for gigabytes anew. The
+last redraws the report from the records, which are one JSON line a run in
+results/peers/. Targets are for the default sizes; a run of others is told of
+beside them.
 
 Hardware: two CPU cores, 8 GB of memory, and nothing else running, for some
 twenty minutes: where others took more than a tenth of the processors, the

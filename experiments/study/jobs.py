@@ -81,16 +81,13 @@ class Job:
     """
     if self.is_done:
       return
-    # Decoding asks for memory in smaller parts, and takes longer if all threads
-    # take them from one heap (results/peers).
-    pages = PAGES['kept' if self.command == 'train' else 'huge']
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, 'a', encoding='utf-8') as log:
       log.write(f'{self}\n')
       log.flush()
       status = subprocess.run(
         [sys.executable, '-m', 'gqa_flax.cli', *self.arguments],
-        env={**pages, **os.environ},
+        env={**PAGES['huge'], **os.environ},
         stdout=log,
         stderr=log,
       ).returncode
