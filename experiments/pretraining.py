@@ -3,9 +3,8 @@
 The paper begins with public T5.1.1 checkpoints. Those are too large for a
 laptop, so a small T5.1.1 with 8 heads is pre-trained here by the same recipe,
 on all embedded prose, and kept in results/pretraining with its vocabulary: the
-quickstart and every experiment at `--scale laptop` convert that one. A smaller
-model beside it, as T5-Large is beside T5-XXL, is pre-trained in the same way
-and not kept.
+quickstart and every experiment at `--scale laptop` convert that one. Beside it
+a smaller model, as T5-Large is beside T5-XXL, is pre-trained in the same way.
 
   pip install -e '.[study]'
   python -m experiments.pretraining
@@ -137,8 +136,8 @@ _ABOUT = paragraph(
   """The multi-head checkpoints that every experiment at the laptop's scale
   begins with, as the paper's begin with the public T5.1.1: span corruption of
   embedded prose (gin_configs/tasks/prose_span_corruption.gin), made by
-  `python -m experiments.pretraining`. The larger is kept in `checkpoint`, in
-  T5X's format and bfloat16, with Adafactor's statistics and its vocabulary.
+  `python -m experiments.pretraining`. They are kept in `checkpoint` and
+  `checkpoint_small`, in T5X's format and bfloat16, with Adafactor's statistics.
   Losses are nats a target token, sentinels among them; the operative
   configuration, the git revision and the devices stand in the records of
   `../study`."""

@@ -131,7 +131,9 @@ LAPTOP = Scale(
       'gin_configs/models/laptop.gin', 'results/pretraining/checkpoint', 8
     ),
     'laptop_small': Model(
-      'gin_configs/models/laptop_small.gin', 'runs/laptop/pretraining_small', 4
+      'gin_configs/models/laptop_small.gin',
+      'results/pretraining/checkpoint_small',
+      4,
     ),
   },
   pretraining_steps=12_000,
