@@ -146,7 +146,7 @@ def attend_one_position(query, key, value, *biases):
   q_BKGH = query.reshape(B, K, N // K, H)
   biases_BKGS = [_group_heads(bias, K, N // K)[:, :, :, 0] for bias in biases]
 
-  def attend(q_BKGH):
+  def attend(q_BKGH, *biases_BKGS):
     logits_BKGS = jnp.einsum(
       'BKGH,BKSH->BKGS', q_BKGH, key, preferred_element_type=jnp.float32
     )
@@ -155,18 +155,31 @@ def attend_one_position(query, key, value, *biases):
     probs_BKGS = jax.nn.softmax(logits_BKGS).astype(value.dtype)
     return jnp.einsum('BKGS,BKSH->BKGH', probs_BKGS, value)
 
-  def attend_twice(q_BK1H):
-    return attend(jnp.concatenate([q_BK1H, q_BK1H], axis=2))[:, :, :1]
+  def attend_twice(q_BK1H, *biases_BK1S):
+    two_BK2H = jnp.concatenate([q_BK1H, q_BK1H], axis=2)
+    return attend(two_BK2H, *biases_BK1S)[:, :, :1]
 
-  if N > K:
-    x_BKGH = attend(q_BKGH)
-  else:
-    # A product with one row is no product for the compiler for TPUs, and takes
-    # it twice as long as one with two.
-    x_BKGH = jax.lax.platform_dependent(
-      q_BKGH, tpu=attend_twice, default=attend
-    )
+  def attend_in_turn(*of_group):
+    def attend_with(g):
+      return attend(*(_one_of_group(x, g) for x in of_group))[:, :, 0]
+
+    return jnp.moveaxis(jax.lax.map(attend_with, jnp.arange(N // K)), 0, 2)
+
+  # A product with one row is no product for the compiler for TPUs, and takes it
+  # twice as long as one with two. For a CPU's, one with a few rows takes longer
+  # than as many with one.
+  best = {'tpu': attend_twice} if N == K else {'cpu': attend_in_turn}
+  x_BKGH = jax.lax.platform_dependent(
+    q_BKGH, *biases_BKGS, default=attend, **best
+  )
   return x_BKGH.reshape(B, 1, N, H)
+
+
+def _one_of_group(x_BKGX, g):
+  """Returns [B, K, 1, X]: query g of each group, or what a group shares."""
+  if x_BKGX.shape[2] == 1:
+    return x_BKGX
+  return jax.lax.dynamic_slice_in_dim(x_BKGX, g, 1, axis=2)
 
 
 def _group_heads(bias, num_kv_heads, group_size):
