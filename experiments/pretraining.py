@@ -11,7 +11,7 @@ a smaller model, as T5-Large is beside T5-XXL, is pre-trained in the same way.
   python -m experiments.pretraining --size laptop_small
 
 What is interrupted goes on. Hardware: two CPU cores, an hour and a quarter, and
-a quarter of an hour for the smaller model.
+half an hour for the smaller model.
 """
 
 import argparse
