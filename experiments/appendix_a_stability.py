@@ -35,6 +35,7 @@ from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 MODEL = LAPTOP.models['laptop']
 RESULTS = pathlib.Path('results/appendix_a_stability')
 SPIKE = 1.1
+_SCRATCH = 'from scratch'
 
 
 def from_scratch(scale: Scale) -> list[FromScratch]:
@@ -81,11 +82,22 @@ def _groups(curves) -> dict[tuple[str, str], list]:
 def claims(found: Found) -> list[str]:
   """Returns what becomes of the paper's claim at the laptop's scale."""
   curves, lines = _curves(found), []
-  for (what, model), members in _groups(curves).items():
-    spiky = sum(spikes(curves[cell]) > 0 for cell in members)
+  groups = _groups(curves)
+  spiky = {
+    group: sum(spikes(curves[cell]) > 0 for cell in members)
+    for group, members in groups.items()
+  }
+  for (what, model), members in groups.items():
     lines.append(
-      f'- {model}, {what}: {spiky} of {len(members)} runs have a spike of the '
-      'training loss.'
+      f'- {model}, {what}: {spiky[what, model]} of {len(members)} runs have a '
+      'spike of the training loss.'
+    )
+  pair = [(_SCRATCH, model) for model in ('MHA', 'MQA')]
+  if spiky.keys() >= {*pair}:
+    mha, mqa = (spiky[group] for group in pair)
+    shows = 'shows' if mqa > mha else '**does not show**'
+    lines.append(
+      f'- That MQA from scratch is less stable than MHA {shows} at this scale.'
     )
   return lines
 
@@ -144,7 +156,7 @@ _ABOUT = paragraph(
 
 def _group(cell) -> tuple[str, str]:
   if cell.kind == 'from_scratch':
-    return 'from scratch', MODEL.attention(cell.num_kv_heads)
+    return _SCRATCH, MODEL.attention(cell.num_kv_heads)
   return f'fine-tuning, {cell.task}', MODEL.attention(cell.start.num_kv_heads)
 
 

@@ -191,6 +191,14 @@ def test_spikes_are_counted_by_the_rule(found, tmp_path):
   assert '| fine-tuning, verse_translation | MQA | 3 | 1, 1, 1 |' in report
   assert '| from scratch | MHA | 3 | 0, 0, 1 |' in report
   assert '- MHA, from scratch: 1 of 3 runs have a spike' in report
+  assert 'less stable than MHA **does not show** at this scale' in report
+  spike = {'losses': [[50, 3.0], [100, 4.0]]}
+  found = {
+    k: spike if k.startswith('from_scratch/laptop/1/') else x
+    for k, x in found.items()
+  }
+  report = text(appendix_a_stability, found, tmp_path)
+  assert 'less stable than MHA shows at this scale' in report
 
 
 def test_the_overview_says_what_holds_and_what_is_missing(found, tmp_path):
