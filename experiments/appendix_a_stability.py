@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from experiments import table1_main_results
 from experiments.study import command
 from experiments.study.cells import FromScratch
-from experiments.study.results import Found
+from experiments.study.results import COLORS, Found
 from experiments.study.scales import LAPTOP, Scale
 from experiments.study.spread import Seeds
 from gqa_flax.reporting import plots
@@ -162,14 +162,13 @@ def _group(cell) -> tuple[str, str]:
 
 def _plot(path, curves):
   figure, axes = plots.new()
-  colors = {8: '#444444', 1: plots.COLORS[1]}
   labelled = set()
   for cell, curve in curves.items():
     if cell.kind == 'from_scratch':
       K = cell.num_kv_heads
       axes.plot(
         *zip(*curve),
-        color=colors[K],
+        color=COLORS[K],
         linewidth=0.9,
         label=None if K in labelled else MODEL.attention(K),
       )

@@ -155,16 +155,13 @@ def _plot(path, curves, multi_head):
         [gap.mean for gap in gaps],
         yerr=[gap.half_width for gap in gaps],
         capsize=2,
-        color=[_COLORS[K] for K, _ in curves],
+        color=[results.COLORS[K] for K, _ in curves],
       )
     axes.set_title(title, fontsize=11)
     axes.set_xticks(range(len(labels)), labels, fontsize=6)
-    axes.axhline(0, color='#444444', linewidth=0.8)
+    axes.axhline(0, color=results.COLORS[8], linewidth=0.8)
   panels[0].set_ylabel('nats behind MHA that is trained as much longer')
   plots.save(figure, path)
-
-
-_COLORS = {2: plots.COLORS[0], 1: plots.COLORS[1]}
 
 
 SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)

@@ -192,7 +192,9 @@ def _plot(path, curves):
       multi_head = curves[MULTI_HEAD]
       gaps = {a: curve[a].minus(multi_head[a]) for a in curve if a > 0}
       _draw(behind, model, gaps)
-  behind.axhline(0, color=_COLORS[8], linestyle=_STYLES['none'], linewidth=1)
+  behind.axhline(
+    0, color=results.COLORS[8], linestyle=_STYLES['none'], linewidth=1
+  )
   losses.set_ylabel('cross-entropy, nats a token')
   behind.set_ylabel('nats behind MHA that is trained as much longer')
   for panel in panels:
@@ -203,7 +205,6 @@ def _plot(path, curves):
 
 
 _STYLES = {'none': '--', 'mean': '-', 'subspace': ':'}
-_COLORS = {8: '#444444', 2: plots.COLORS[0], 1: plots.COLORS[1]}
 
 
 def _draw(axes, model, curve):
@@ -217,14 +218,14 @@ def _draw(axes, model, curve):
     means,
     linestyle=_STYLES[method],
     marker='.',
-    color=_COLORS[K],
+    color=results.COLORS[K],
     label=name(K, method),
   )
   axes.fill_between(
     alphas,
     [m - w for m, w in zip(means, widths)],
     [m + w for m, w in zip(means, widths)],
-    color=_COLORS[K],
+    color=results.COLORS[K],
     alpha=0.15,
     linewidth=0,
   )

@@ -7,8 +7,11 @@ from typing import Any
 from experiments.study.cells import ALPHA, FineTuning, Uptraining
 from experiments.study.scales import Scale
 from experiments.study.spread import Seeds
+from gqa_flax.reporting import plots
 
 Found = Mapping[str, Mapping[str, Any]]
+# Of the laptop's models in plots, by number of key/value heads.
+COLORS = {8: '#444444', 2: plots.COLORS[0], 1: plots.COLORS[1]}
 # How far uptraining goes for the models of Figure 5, by number of key/value
 # heads and method; for others it ends at ALPHA.
 LONGEST = 0.1
