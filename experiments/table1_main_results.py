@@ -116,19 +116,32 @@ class Row:
     name: as in the paper, but for the sizes.
     time: of decoding; None if it is not measured yet.
     scores: by task, of all seeds; those that are there.
+    losses: of the targets on the validation split when fine-tuning ends, nats
+      a token; the same tasks.
   """
 
   name: str
   time: Measurement | None
   scores: dict[str, Seeds]
+  losses: dict[str, Seeds]
 
   @property
   def average(self) -> Seeds | None:
-    """The mean over the tasks, seed by seed; None unless all are there."""
-    if len(self.scores) < len(LAPTOP.tasks):
-      return None
-    by_seed = zip(*(seeds.values for seeds in self.scores.values()))
-    return Seeds.of([sum(values) / len(values) for values in by_seed])
+    """The mean score of the tasks."""
+    return _over_tasks(self.scores)
+
+  @property
+  def loss(self) -> Seeds | None:
+    """The mean loss of the tasks."""
+    return _over_tasks(self.losses)
+
+
+def _over_tasks(numbers: dict[str, Seeds]) -> Seeds | None:
+  """Returns the mean, seed by seed; None unless all tasks are there."""
+  if len(numbers) < len(LAPTOP.tasks):
+    return None
+  by_seed = zip(*(seeds.values for seeds in numbers.values()))
+  return Seeds.of([sum(values) / len(values) for values in by_seed])
 
 
 def rows(found: Found) -> list[Row]:
@@ -142,43 +155,59 @@ def _row(found: Found, size: str, num_kv_heads: int) -> Row:
   time = timed and Measurement.from_dict(timed['measurement']['measurement'])
   models = starts(LAPTOP, size, num_kv_heads)
   alpha = alpha_of(method(LAPTOP, size, num_kv_heads))
-  by_task = {
-    task: results.scores(found, LAPTOP, models, task, alpha)
+  tuned = {
+    task: records
     for task in LAPTOP.tasks
+    if (records := results.fine_tunings(found, models, task, alpha))
   }
   return Row(
     f'{kind}, small' if size == 'laptop_small' else kind,
     time,
-    {task: seeds for task, seeds in by_task.items() if seeds},
+    {
+      task: Seeds.of([record['scores'][_score(task)] for record in records])
+      for task, records in tuned.items()
+    },
+    {
+      task: Seeds.of([record['held_out'][-1][1] for record in records])
+      for task, records in tuned.items()
+    },
   )
+
+
+def _score(task: str) -> str:
+  return f'{LAPTOP.split}/{LAPTOP.tasks[task].metric}'
 
 
 def report(found: Found, folder: pathlib.Path):
   """Writes laptop.md and laptop.csv from the records alone."""
   table = rows(found)
   header = (
-    *('model', 's a sample', 'average'),
+    *('model', 's a sample', 'average score'),
     *(f'{name}, {task.metric}' for name, task in LAPTOP.tasks.items()),
+    'average loss',
+    *(f'{name}, nats a token' for name in LAPTOP.tasks),
   )
   shown = [
     (
       row.name,
       digits(row.time.seconds_a_sample) if row.time else '',
-      row.average.shown(2) if row.average else '',
-      *(
-        row.scores[task].shown(2) if task in row.scores else ''
-        for task in LAPTOP.tasks
-      ),
+      *_shown(row.average, row.scores, 2),
+      *_shown(row.loss, row.losses, 3),
     )
     for row in table
   ]
   csv = csv_table(
-    ('model', 'task', 'metric', 'seed', 'score'),
+    ('model', 'task', 'metric', 'seed', 'score', 'nats_a_token'),
     [
-      (row.name, task, LAPTOP.tasks[task].metric, seed, value)
+      (row.name, task, LAPTOP.tasks[task].metric, *numbers)
       for row in table
-      for task, seeds in row.scores.items()
-      for seed, value in zip(LAPTOP.seeds, seeds.values, strict=True)
+      for task in row.scores
+      for numbers in zip(
+        LAPTOP.seeds,
+        row.scores[task].values,
+        row.losses[task].values,
+        strict=True,
+      )
     ],
   )
   (folder / 'laptop.csv').write_text(csv, encoding='utf-8')
@@ -195,6 +224,12 @@ def report(found: Found, folder: pathlib.Path):
   (folder / 'laptop.md').write_text(text, encoding='utf-8')
 
 
+def _shown(average: Seeds | None, by_task: dict[str, Seeds], places: int):
+  """Returns the cells of an average and of all tasks."""
+  numbers = [average, *(by_task.get(task) for task in LAPTOP.tasks)]
+  return [seeds.shown(places) if seeds else '' for seeds in numbers]
+
+
 def _about(table) -> str:
   return paragraph(
     f"""The model of ../pretraining and a smaller one beside it, both multi-head
@@ -203,7 +238,9 @@ def _about(table) -> str:
     validation score, decoded greedily and scored on the test split: mean
     and 95% interval over {len(LAPTOP.seeds)} seeds, by Student's t. Models so
     small, tuned for so few steps, score near the bottom of both scales, BLEU
-    above all: little is left for one to be better in.
+    above all, and little is left for one to be better in. So the loss stands
+    beside the scores: the cross-entropy of the validation split's targets when
+    fine-tuning ends, the lower the better.
     {_timing(table)} Nothing here is a number of the paper's, whose times are
     estimated in report.md."""
   )
@@ -221,22 +258,32 @@ def _timing(table) -> str:
   )
 
 
+# The better and the worse of two models, by the paper's averages.
+_ORDER = (
+  ('MHA', 'MHA, small'),
+  ('GQA-2', 'MHA, small'),
+  ('MQA', 'MHA, small'),
+  ('GQA-2', 'MQA'),
+  ('MHA', 'GQA-2'),
+)
+
+
 def claims(found: Found) -> list[str]:
   """Returns what becomes of the paper's claims at the laptop's scale."""
-  row, lines = {r.name: r for r in rows(found)}, []
-  averages = {name: r.average for name, r in row.items() if r.average}
-  for better, worse in (
-    ('MHA', 'MHA, small'),
-    ('GQA-2', 'MHA, small'),
-    ('MQA', 'MHA, small'),
-    ('GQA-2', 'MQA'),
-    ('MHA', 'GQA-2'),
-  ):
-    if better in averages and worse in averages:
-      gap = averages[better].minus(averages[worse])
-      lines.append(
+  row, scores, losses = {r.name: r for r in rows(found)}, [], []
+  for better, worse in _ORDER:
+    a, b = row[better], row[worse]
+    if a.average and b.average and a.loss and b.loss:
+      gap = a.average.minus(b.average)
+      scores.append(
         f'- {better} scores above {worse} by {gap.shown(2)}: {gap.verdict}.'
       )
+      gap = b.loss.minus(a.loss)
+      losses.append(
+        f"- {better}'s loss is below that of {worse} by {gap.shown()} nats: "
+        f'{gap.verdict}.'
+      )
+  lines = [*scores, *losses]
   times = {name: r.time.seconds_a_sample for name, r in row.items() if r.time}
   if len(times) == len(row):
     fastest = times['MQA']

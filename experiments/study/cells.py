@@ -219,14 +219,10 @@ class FineTuning:
     return [*self.start.jobs(scale), finetune, score]
 
   def numbers(self, scale: Scale) -> dict[str, Any]:
-    """Returns the scores with their intervals, and the losses logged."""
+    """Returns the scores with their intervals, and the losses by step."""
     folder = pathlib.Path(scale.work_dir, self.name)
     scores = (folder / scale.split / 'scores.json').read_text()
-    logged = progress.records(folder)
-    return {
-      'scores': json.loads(scores),
-      'losses': [[r['step'], r['loss']] for r in logged if 'loss' in r],
-    }
+    return {'scores': json.loads(scores), **_losses_by_step(folder)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,12 +272,17 @@ class FromScratch:
     ]
 
   def numbers(self, scale: Scale) -> dict[str, Any]:
-    """Returns the training losses by step, and the held-out loss."""
-    logged = progress.records(f'{scale.work_dir}/{self.name}')
-    return {
-      'losses': [[r['step'], r['loss']] for r in logged if 'loss' in r],
-      'held_out': [[r['step'], r[LOSS]] for r in logged if LOSS in r],
-    }
+    """Returns the losses by step."""
+    return _losses_by_step(pathlib.Path(scale.work_dir, self.name))
+
+
+def _losses_by_step(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns a run's training loss, and its loss on the validation split."""
+  logged = progress.records(folder)
+  return {
+    'losses': [[r['step'], r['loss']] for r in logged if 'loss' in r],
+    'held_out': [[r['step'], r[LOSS]] for r in logged if LOSS in r],
+  }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
       _LOG.parent.mkdir(parents=True, exist_ok=True)
       with open(_LOG, 'a', encoding='utf-8') as log:
         programs.run(estimates, args.decode_times, log)
-    study.run(chosen, args.shares)
+    study.run(chosen, args.shares, args.again)
   found = Grid(LAPTOP, args.records).found()
   redraw(script, found, args.decode_times, args.results_dir)
   return 1 if not args.report and study.missing(chosen) else 0
@@ -120,6 +120,11 @@ def _parser(script: Script) -> argparse.ArgumentParser:
     type=_shares,
     metavar='N',
     help='cells at once, each on its share of the cores; times come first',
+  )
+  add(
+    '--again',
+    action='store_true',
+    help='record anew what is done; jobs that left results are not run again',
   )
   add('--report', action='store_true', help='redraw the report, run nothing')
   add('--records', default=grid.RECORDS, type=pathlib.Path)

@@ -42,7 +42,12 @@ class Grid:
     found = self.found()
     return [cell for cell in cells if cell.name not in found]
 
-  def run(self, cells: Sequence[Cell], shares: Sequence[Share] = (None,)):
+  def run(
+    self,
+    cells: Sequence[Cell],
+    shares: Sequence[Share] = (None,),
+    again: bool = False,
+  ):
     """Runs what is missing; a cell that fails is told of, and tried again.
 
     Where a job is told to stop, so does this.
@@ -51,10 +56,12 @@ class Grid:
       cells: in their order, but that those that measure time come first, one
         at a time.
       shares: of the cores, each for one of the others at a time.
+      again: record what is done anew, too. Jobs whose results are still there
+        are not done again.
     """
-    missing = self.missing(cells)
-    timed = [cell for cell in missing if cell.kind == Timing.kind]
-    others = [cell for cell in missing if cell.kind != Timing.kind]
+    chosen = cells if again else self.missing(cells)
+    timed = [cell for cell in chosen if cell.kind == Timing.kind]
+    others = [cell for cell in chosen if cell.kind != Timing.kind]
     run = _Run(self.scale, self._path)
     run.all(timed, [None])
     run.all(others, shares)

@@ -47,20 +47,12 @@ def losses(found: Found, cells: Sequence[Uptraining]) -> dict[float, Seeds]:
   }
 
 
-def scores(
-  found: Found,
-  scale: Scale,
-  starts: Sequence[Uptraining],
-  task: str,
-  alpha: float,
-) -> Seeds | None:
-  """Returns a task's score; None unless all seeds are there."""
-  cells = [FineTuning(start, task, alpha) for start in starts]
-  records = [found.get(cell.name) for cell in cells]
-  if not all(records):
-    return None
-  name = f'{scale.split}/{scale.tasks[task].metric}'
-  return Seeds.of([record['scores'][name] for record in records])
+def fine_tunings(
+  found: Found, starts: Sequence[Uptraining], task: str, alpha: float
+) -> list[Mapping[str, Any]]:
+  """Returns one record a seed; nothing unless all seeds are there."""
+  names = [FineTuning(start, task, alpha).name for start in starts]
+  return [found[name] for name in names] if found.keys() >= {*names} else []
 
 
 def reached_at(losses: Mapping[float, float], level: float) -> float | None:
