@@ -112,7 +112,7 @@ def _draw(axes, points: dict[str, tuple[float, Seeds]]):
       color=plots.COLORS[0],
     )
     # On the side where there is room.
-    right = any(time < other < 1.2 * time for other, _ in points.values())
+    right = any(time < other < 1.1 * time for other, _ in points.values())
     axes.annotate(
       name,
       (time, seeds.mean),

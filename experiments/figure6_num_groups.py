@@ -184,16 +184,12 @@ def claims(found: Found) -> list[str]:
 
 def _plot(path, times, losses):
   figure, axes = plots.new()
-  axes.plot(
-    [*times],
-    [1e3 * time.seconds_a_sample for time in times.values()],
-    marker='o',
-    color=plots.COLORS[0],
-  )
+  milliseconds = [1e3 * time.seconds_a_sample for time in times.values()]
+  axes.plot([*times], milliseconds, marker='o', color=plots.COLORS[0])
   axes.set_xscale('log', base=2)
   axes.set_xticks([*times], [str(K) for K in times])
   axes.minorticks_off()
-  axes.set_ylim(bottom=0)
+  axes.set_ylim(0, 1.1 * max(milliseconds))
   axes.set_xlabel('key/value heads')
   axes.set_ylabel('ms a sample', color=plots.COLORS[0])
   if losses:

@@ -87,6 +87,19 @@ def test_what_fails_is_recorded_and_tried_again(tmp_path, capsys):
   assert (failing.runs, after.runs) == (2, 1)
 
 
+def test_what_is_done_is_recorded_anew_when_asked(tmp_path):
+  study = grid.Grid(LAPTOP, tmp_path / 'records.jsonl')
+  cell = Counted(tmp_path)
+  study.run([cell])
+  cell.numbers = lambda scale: {'answer': 43}
+  study.run([cell])
+  assert study.found()[cell.name]['answer'] == 42
+  study.run([cell], again=True)
+  assert study.found()[cell.name]['answer'] == 43
+  answers = [r['answer'] for r in records.read(tmp_path / 'records.jsonl')]
+  assert answers == [42, 43]
+
+
 def test_what_is_told_to_stop_leaves_no_record(tmp_path):
   study = grid.Grid(LAPTOP, tmp_path / 'records.jsonl')
   stopped, after = Counted(tmp_path), Counted(tmp_path, 'counted/1')

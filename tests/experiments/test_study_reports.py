@@ -50,7 +50,11 @@ def finetuning(cell):
   losses = [[50 * i, 3 - 0.1 * i] for i in range(6)]
   losses[3][1] = 4.0 if K == 1 else losses[3][1]
   score = 20 + 0.1 * K + 0.01 * cell.start.seed - 5 * small
-  return {'scores': {f'test/{metric}': score}, 'losses': losses}
+  return {
+    'scores': {f'test/{metric}': score},
+    'losses': losses,
+    'held_out': [[250, 9.0], [300, 5 - 0.01 * score]],
+  }
 
 
 def timing(cell):
@@ -175,10 +179,15 @@ def test_table1_averages_tasks_seed_by_seed(found, tmp_path):
   report = text(table1_main_results, found, tmp_path, 'laptop.md')
   assert '| MQA | 0.004 | 20.11 ± 0.02 | 20.11 ± 0.02 |' in report
   assert '- MHA scores above MHA, small by 5.40 ± 0.00: holds.' in report
+  # A hundredth of a score is worth a nat, at the end alone.
+  assert '20.11 ± 0.02 | 4.799 ± 0.000 | 4.799' in report
+  assert (
+    "MHA's loss is below that of MHA, small by 0.054 ± 0.000 nats" in report
+  )
   assert 'MQA decodes 8.00 times as fast as MHA' in report
   without = {k: x for k, x in found.items() if 'verse_translation' not in k}
   report = text(table1_main_results, without, tmp_path, 'laptop.md')
-  assert '| MQA | 0.004 |  | 20.11 ± 0.02 |  |' in report
+  assert '| MQA | 0.004 |  | 20.11 ± 0.02 |  |  | 4.799 ± 0.000 |  |' in report
 
 
 def test_spikes_are_counted_by_the_rule(found, tmp_path):
