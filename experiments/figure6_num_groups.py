@@ -34,6 +34,7 @@ from experiments.study import command, results
 from experiments.study.cells import ALPHA, Timing
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
+from experiments.study.spread import Seeds
 from gqa_flax.reporting import plots
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 from gqa_flax.timing.measure import Measurement
@@ -81,10 +82,7 @@ def report_estimates(records: pathlib.Path, folder: pathlib.Path):
 
 def report(found: Found, folder: pathlib.Path):
   """Writes laptop.md, laptop.csv and laptop.png and .svg."""
-  times, losses = _times(found), {}
-  for K in LAPTOP_NUM_KV_HEADS:
-    if curve := results.losses(found, _uptrainings(K)):
-      losses[K] = curve[ALPHA]
+  times, losses = _times(found), _losses(found)
   rows = [
     (
       str(K),
@@ -163,11 +161,22 @@ def _times(found: Found) -> dict[int, Measurement]:
   }
 
 
+def _losses(found: Found) -> dict[int, Seeds]:
+  curves = {
+    K: results.losses(found, _uptrainings(K)) for K in LAPTOP_NUM_KV_HEADS
+  }
+  return {K: curve[ALPHA] for K, curve in curves.items() if curve}
+
+
 def claims(found: Found) -> list[str]:
   """Returns what becomes of the paper's claim at the laptop's scale."""
-  times = _times(found)
+  times, losses = _times(found), _losses(found)
   if len(times) < len(LAPTOP_NUM_KV_HEADS):
     return []
+  gains = {
+    (few, many): losses[few].minus(losses[many])
+    for few, many in itertools.pairwise(losses)
+  }
   seconds = {K: time.seconds_a_sample for K, time in times.items()}
   ratios = ', '.join(
     f'{K} take {s / seconds[1]:.2f} times as long as 1'
@@ -179,7 +188,14 @@ def claims(found: Found) -> list[str]:
   )
   order = 'never take' if rises else 'do not always take'
   more = 'less time' if rises else 'more time'
-  return [f'- More key/value heads {order} {more}: {ratios}.']
+  return [
+    f'- More key/value heads {order} {more}: {ratios}.',
+    *(
+      f'- {many} have a lower loss than {few} after uptraining by '
+      f'{gain.shown()} nats: {gain.verdict}.'
+      for (few, many), gain in gains.items()
+    ),
+  ]
 
 
 def _plot(path, times, losses):

@@ -93,6 +93,23 @@ def test_alphas_of_the_losses(tmp_path, monkeypatch):
   assert cell.numbers(LAPTOP) == {'losses': [[0.0, 3.0], [0.05, 2.0]]}
 
 
+def test_numbers_of_a_fine_tuning(tmp_path, monkeypatch):
+  cell = FineTuning(Uptraining('laptop', 2, 'mean'), 'verse_translation')
+  monkeypatch.chdir(tmp_path)
+  folder = tmp_path / LAPTOP.work_dir / cell.name
+  (folder / 'test').mkdir(parents=True)
+  (folder / 'test' / 'scores.json').write_text('{"test/bleu": 7.0}')
+  (folder / 'metrics.jsonl').write_text(
+    '{"step": 50, "loss": 2.5}\n'
+    '{"step": 75, "validation/cross_entropy": 3.0, "validation/bleu": 1.0}\n'
+  )
+  assert cell.numbers(LAPTOP) == {
+    'scores': {'test/bleu': 7.0},
+    'losses': [[50, 2.5]],
+    'held_out': [[75, 3.0]],
+  }
+
+
 def test_interval_over_seeds():
   values = [1.0, 2.0, 4.5]
   seeds = Seeds.of(values)

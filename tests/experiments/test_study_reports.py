@@ -167,6 +167,9 @@ def test_figure6_sets_times_beside_losses(found, tmp_path):
   # 0.128 s of 32 sequences and 128 steps.
   assert '| 1 | 0.004 |' in report
   assert '1.00 |' in report
+  # 4 ** 0.1 and 8 ** 0.1 nats, halved twice, by the mean; 8 heads have none.
+  assert '- 2 have a lower loss than 1 after uptraining by 0.021 ±' in report
+  assert '- 8 have a lower loss than 4 after uptraining by 0.268 ±' in report
   slow = {
     **found,
     Timing('laptop', 1).name: found[Timing('laptop', 8).name],
