@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -147,10 +148,13 @@ def measure(
       with xprof; None for none.
 
   Raises:
-    ValueError: if no batch fits, or repeats is below 1.
+    ValueError: if no batch fits, repeats is below 1, or no trace can be taken.
   """
   if repeats < 1:
     raise ValueError(f'repeats is {repeats}; give 1 or more.')
+  if trace_dir:
+    device = mesh.devices.flat[0]
+    _check_traceable(device.platform, jax.config.jax_platforms)
   room = _room(mesh)
   sizes = [batch_size] if batch_size else [mesh.size * n for n in BATCHES]
   begin = time.monotonic()
@@ -180,6 +184,25 @@ def measure(
     program_bytes=max(_bytes(program) for program in compiled.values()),
     **{phase: Spread.of(seconds) for phase, seconds in times.items()},
   )
+
+
+def _check_traceable(platform: str, asked: str | None):
+  """Raises ValueError where a trace would end in a segmentation fault.
+
+  JAX loads libtpu to look for TPUs, and the profiler then calls it even if
+  there were none (seen with jax 0.10.2 and libtpu 0.0.52).
+
+  Args:
+    platform: of the devices that are timed.
+    asked: JAX_PLATFORMS; empty where JAX looks for all.
+  """
+  looked = not asked and importlib.util.find_spec('libtpu')
+  if platform != 'tpu' and looked:
+    raise ValueError(
+      'No trace can be taken where libtpu is installed and there is no TPU: '
+      f'its profiler ends the process; set JAX_PLATFORMS={platform} in the '
+      'environment.'
+    )
 
 
 class _Run:
