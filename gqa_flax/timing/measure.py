@@ -153,8 +153,7 @@ def measure(
   if repeats < 1:
     raise ValueError(f'repeats is {repeats}; give 1 or more.')
   if trace_dir:
-    device = mesh.devices.flat[0]
-    _check_traceable(device.platform, jax.config.jax_platforms)
+    _check_traceable(mesh.devices.flat[0].platform)
   room = _room(mesh)
   sizes = [batch_size] if batch_size else [mesh.size * n for n in BATCHES]
   begin = time.monotonic()
@@ -186,7 +185,7 @@ def measure(
   )
 
 
-def _check_traceable(platform: str, asked: str | None):
+def _check_traceable(platform: str):
   """Raises ValueError where a trace would end in a segmentation fault.
 
   JAX loads libtpu to look for TPUs, and the profiler then calls it even if
@@ -194,10 +193,10 @@ def _check_traceable(platform: str, asked: str | None):
 
   Args:
     platform: of the devices that are timed.
-    asked: JAX_PLATFORMS; empty where JAX looks for all.
   """
-  looked = not asked and importlib.util.find_spec('libtpu')
-  if platform != 'tpu' and looked:
+  if platform == 'tpu' or os.environ.get('JAX_PLATFORMS'):
+    return
+  if importlib.util.find_spec('libtpu'):
     raise ValueError(
       'No trace can be taken where libtpu is installed and there is no TPU: '
       f'its profiler ends the process; set JAX_PLATFORMS={platform} in the '

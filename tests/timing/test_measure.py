@@ -70,12 +70,13 @@ def test_a_trace_is_written(traced):
 
 def test_no_trace_is_taken_where_libtpu_would_end_it(monkeypatch):
   monkeypatch.setattr(measure.importlib.util, 'find_spec', lambda name: name)
-  measure._check_traceable('cpu', 'cpu')
-  measure._check_traceable('tpu', None)
+  measure._check_traceable('cpu')
+  monkeypatch.delenv('JAX_PLATFORMS')
+  measure._check_traceable('tpu')
   with pytest.raises(ValueError, match='set JAX_PLATFORMS=cpu in the env'):
-    measure._check_traceable('cpu', None)
+    measure._check_traceable('cpu')
   monkeypatch.setattr(measure.importlib.util, 'find_spec', lambda name: None)
-  measure._check_traceable('cpu', None)
+  measure._check_traceable('cpu')
 
 
 def test_the_largest_batch_is_what_the_compiler_says_fits(
