@@ -225,10 +225,7 @@ class Attention(nn.Module):
 
   def __call__(self, x_BTD, source_BSD, biases=(), *, deterministic=True):
     """Returns [B, T, D]: what positions of x read from those of source."""
-    keys_values = (
-      constrain(x_BSKH, 'batch', None, 'kv_heads', None)
-      for x_BSKH in self._keys_values(source_BSD)
-    )
+    keys_values = self._keys_values_by_heads(source_BSD)
     query_BTNH = constrain(self._queries(x_BTD), 'batch', None, 'heads', None)
     x_BTNH = self._attend(query_BTNH, *keys_values, biases, deterministic)
     return self._out(x_BTNH)
@@ -243,6 +240,13 @@ class Attention(nn.Module):
     return jax.tree.map(
       lambda x_BKSH: constrain_cache(x_BKSH, self.cache_sharding), cache
     )
+
+  def extend(self, cache: KVCache, x_B1D, position) -> KVCache:
+    """Returns a cache with the keys and values of x at a position."""
+    # From heads, where the kernels are: else these would be gathered.
+    key_B1KH, value_B1KH = self._keys_values_by_heads(x_B1D)
+    new = self.place(KVCache.of(key_B1KH, value_B1KH, self.cache_dtype))
+    return self.place(cache.write(new, position))
 
   def attend(self, x_BTD, cache: KVCache, biases=()):
     """Returns [B, 1, D]: what the position of x reads from a cache."""
@@ -267,6 +271,13 @@ class Attention(nn.Module):
     return (
       self.key(source_BSD).reshape(shape),
       self.value(source_BSD).reshape(shape),
+    )
+
+  def _keys_values_by_heads(self, source_BSD):
+    key_BSKH, value_BSKH = self._keys_values(source_BSD)
+    return (
+      constrain(key_BSKH, 'batch', None, 'kv_heads', None),
+      constrain(value_BSKH, 'batch', None, 'kv_heads', None),
     )
 
   def _attend(self, query_BTNH, key_BSKH, value_BSKH, biases, deterministic):

@@ -102,10 +102,7 @@ class DecoderLayer(nn.Module):
     """Returns [B, 1, D] and the self-attention cache with this position."""
     bias, encoder_bias = biases
     y_B1D = self.pre_self_attention_layer_norm(x_B1D)
-    new = self.self_attention.place(
-      self.self_attention.project_keys_values(y_B1D)
-    )
-    self_cache = self.self_attention.place(self_cache.write(new, position))
+    self_cache = self.self_attention.extend(self_cache, y_B1D, position)
     x_B1D += self.self_attention.attend(y_B1D, self_cache, (bias,))
     x_B1D += self.encoder_decoder_attention.attend(
       self.pre_cross_attention_layer_norm(x_B1D), cross_cache, (encoder_bias,)
