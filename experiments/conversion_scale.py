@@ -10,7 +10,7 @@ hashes every array.
 
   python -m experiments.conversion_scale --size xl --work_dir runs/scale
 
-Needs twice the checkpoint on the disk (xl 22 GB, xxl 85 GB). Hardware: two CPU
+Needs twice the checkpoint on the disk (xl 22 GB, xxl 89 GB). Hardware: two CPU
 cores; xl takes half an hour. Records go to results/conversion/.
 """
 
@@ -187,7 +187,7 @@ def report(folder: pathlib.Path):
     lines.append(f'{size}: the conversion takes {ratio:.2f} times the copy.\n')
   header = (
     *('size', 'parameters', 'GB on disk', 'what', 'runs'),
-    *('seconds, median (lowest to highest)', 'peak resident MB'),
+    *('seconds, median (lowest to highest)', 'highest peak resident MB'),
   )
   parameters = sum(
     int(np.prod(shape))

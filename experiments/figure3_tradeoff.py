@@ -8,8 +8,9 @@ average score over its T_infer.
   python -m experiments.figure3_tradeoff --report
 
 It has no cells of its own: what it plots are Table 1's
-(experiments.table1_main_results), at the laptop's scale; and, in a panel apart,
-the paper's printed values (results/paper_values.json).
+(experiments.table1_main_results), at the laptop's scale, by their scores and by
+their losses; and, in a panel apart, the paper's printed values
+(results/paper_values.json).
 
 Hardware: as Table 1.
 """

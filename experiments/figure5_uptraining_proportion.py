@@ -2,9 +2,9 @@
 
 The paper's claim: T5-XXL as GQA-8 is usable as soon as it is converted, MQA
 needs uptraining to be, and both gain from 5% with little more from 10% (the
-mean score of CNN/DailyMail, Multi-News and TriviaQA; readings of the plot, at
-alpha = 0: GQA-8 about 56.7, MQA about 53.9; at 0.05 by Table 1: MHA 57.5,
-GQA-8 57.4, MQA 56.9).
+mean score of CNN/DailyMail, Multi-News and TriviaQA; second-hand readings of
+the plot, at alpha = 0: GQA-8 about 56.7, MQA about 53.9; at 0.05 by Table 1:
+MHA 57.5, GQA-8 57.4, MQA 56.9).
 
   python -m experiments.figure5_uptraining_proportion
   python -m experiments.figure5_uptraining_proportion --scale paper --dry_run
@@ -28,14 +28,13 @@ from experiments.study import command, results
 from experiments.study.cells import ALPHA, FineTuning, Uptraining
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
-from experiments.study.spread import Seeds
 from gqa_flax.reporting import plots
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 
 RESULTS = pathlib.Path('results/figure5_uptraining_proportion')
 MODELS = results.UPTRAINED_LONGEST
 MULTI_HEAD = (8, 'none')
-SHOWN = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)
+SHOWN = (0.0, 0.02, 0.05, 0.08, 0.1)
 PAPER_MODELS = ((64, 'none'), (8, 'mean'), (1, 'mean'))
 PAPER_ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1)
 
@@ -111,8 +110,10 @@ _ABOUT = paragraph(
   """Cross-entropy on held-out prose, nats a target token of span corruption:
   the model of ../pretraining, converted and uptrained for a share alpha of its
   12,000 steps; mean and 95% interval over three seeds of the data's order, by
-  Student's t. All keep Adafactor's statistics. At the laptop's scale,
-  on a CPU: nothing here is a number of the paper's."""
+  Student's t, and without one where a conversion draws nothing. All keep
+  Adafactor's statistics. Our subspace has an easy model here, whose attentions
+  have few directions: ../real_checkpoint/report.md is the better witness. At
+  the laptop's scale, on a CPU: nothing here is a number of the paper's."""
 )
 
 
@@ -137,6 +138,13 @@ def claims(found: Found) -> list[str]:
         f'as much longer are GQA-2 by {gqa[alpha].minus(mha[alpha]).shown()} '
         f'and MQA by {mqa[alpha].minus(mha[alpha]).shown()}.'
       )
+    lost = [model[0.0].minus(mha[0.0]).mean for model in (gqa, mqa)]
+    usable = 'shows' if lost[0] < lost[1] / 2 else '**does not show**'
+    lines.append(
+      '- That GQA is usable as soon as it is converted, and has lost less than '
+      f'half of what MQA has, {usable}: GQA-2 has lost '
+      f'{lost[0] / lost[1]:.0%} of it.'
+    )
     for title, curve in (('GQA-2', gqa), ('MQA', mqa)):
       first = curve[0.0].minus(curve[0.05])
       second = curve[0.05].minus(curve[0.1])
@@ -169,12 +177,12 @@ def _saved(curves) -> list[str]:
         f'that mean has at {ALPHA:g}.'
       )
       continue
-    saved = Seeds.of([100 * (1 - alpha / ALPHA) for alpha in reached])
+    saved = ', '.join(f'{1 - alpha / ALPHA:.0%}' for alpha in reached)
     values = ', '.join(f'{alpha:.4f}' for alpha in reached)
     lines.append(
       f'- {title}: our subspace comes to the loss that mean has at {ALPHA:g} '
       f'at alpha {values} (seed by seed, on straight lines between '
-      f'evaluations), and so saves {saved.shown(0)}% of the uptraining.'
+      f'evaluations), and so saves {saved} of the uptraining.'
     )
   return lines
 

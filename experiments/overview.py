@@ -9,13 +9,19 @@ from experiments.study.results import Found
 from experiments.study.scales import LAPTOP
 
 
-def write(results: pathlib.Path, scripts: Sequence[Script], found: Found):
+def write(
+  results: pathlib.Path,
+  scripts: Sequence[Script],
+  found: Found,
+  times: pathlib.Path,
+):
   """Writes README.md into the folder of results.
 
   Args:
     results: the folder, in which all reports are.
     scripts: of the paper's tables and figures.
     found: the laptop's records.
+    times: records of `decode_times`.
   """
   own = {script.results_dir.name for script in scripts}
   others = [
@@ -26,7 +32,7 @@ def write(results: pathlib.Path, scripts: Sequence[Script], found: Found):
   text = '\n'.join(
     [
       _ABOUT,
-      *(part for s in scripts for part in _section(results, s, found)),
+      *(part for s in scripts for part in _section(results, s, found, times)),
       '## Other studies\n',
       *others,
       '',
@@ -41,12 +47,23 @@ _ABOUT = """\
 Nothing has been trained at the paper's size yet. What stands here is the
 paper's grid on a small model on a CPU, with three seeds, and the paper's times
 as the TPU's own compiler estimates them; never the two in one table. "Holds" is
-said of a difference whose 95% interval over the seeds lies above zero.
-Everything on this page is made of records, by `python -m experiments.redraw`.
+said of a difference whose 95% interval over the seeds lies above zero. It is
+taken seed by seed, as seeds share the order of the data, and so is better known
+than either of what is compared; where a conversion draws nothing, there is one
+value and no interval. Our numbers on this page are made of records, by
+`python -m experiments.redraw`.
+
+MHA is the multi-head model as it was pre-trained, of 8 heads ("MHA, small": of
+4, and narrower); GQA-2 and MQA have two and one key/value heads; `subspace` and
+`aligned` are ways of our own to convert. Alpha is the share of pre-training's
+steps that uptraining takes, a nat the unit of a loss (per target token), and a
+spike a training loss 10% above the lowest before.
 """
 
 
-def _section(results: pathlib.Path, script: Script, found: Found):
+def _section(
+  results: pathlib.Path, script: Script, found: Found, times: pathlib.Path
+):
   folder = results / script.results_dir.name
   yield f'## {_first_line(script)}\n'
   yield f'{_claim(script)}\n'
@@ -60,8 +77,14 @@ def _section(results: pathlib.Path, script: Script, found: Found):
       f"Of the laptop's {len(done)} cells {sum(done)} are recorded: what is "
       'not said here is not known yet.\n'
     )
-  for plot in sorted(folder.glob('*.png')):
+  estimated = folder / 'time.png'
+  for plot in sorted({*folder.glob('*.png')} - {estimated}):
     yield f'![{_first_line(script)}]({folder.name}/{plot.name})\n'
+  if script.estimate_claims and times.exists():
+    yield "Estimated by the TPU's compiler for the paper's eight TPU v4:\n"
+    yield '\n'.join(script.estimate_claims(times)) + '\n'
+  if estimated.exists():
+    yield f'![{_first_line(script)}, estimated]({folder.name}/time.png)\n'
   links = [
     f'[{_title(path)}]({folder.name}/{path.name})'
     for path in sorted(folder.glob('*.md'))

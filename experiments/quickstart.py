@@ -2,9 +2,9 @@
 
 The multi-head checkpoint of results/pretraining, a small T5.1.1, is converted
 to grouped-query and multi-query attention, uptrained for a moment, fine-tuned
-on introduction -> description, decoded greedily and scored. The paper's claims
-in miniature: mean pooling beats the first head beats random heads (Figure 4),
-and the converted models come near multi-head quality (Table 1).
+on introduction -> description, decoded greedily and scored: what Figure 4 and
+Table 1 of the paper do, in miniature. The report says what comes of their
+claims.
 
   make quickstart                       # or, in an installed environment:
   python -m experiments.quickstart --gin.UPTRAIN_STEPS=600

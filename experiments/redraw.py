@@ -74,7 +74,7 @@ def redraw(results: pathlib.Path):
   scripts = [module.SCRIPT for module in STUDY]
   for script in scripts:
     command.redraw(script, found, times, results / script.results_dir.name)
-  overview.write(results, scripts, found)
+  overview.write(results, scripts, found, times)
 
 
 def main() -> int:

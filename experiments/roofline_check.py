@@ -198,8 +198,9 @@ def report(folder: pathlib.Path):
       configuration alone, at the speed of a large copy
       ({speed['bytes'] / 1e9:.1f} GB/s, and {after['bytes'] / 1e9:.1f} at the
       end) and of a large product ({speed['flops'] / 1e9:.0f} GFLOP/s,
-      {after['flops'] / 1e9:.0f} at the end), both measured here. Measured are
-      medians of {REPEATS} repeats.
+      {after['flops'] / 1e9:.0f} at the end), both measured here. A copy writes
+      as much as it reads, and decode steps read: they may take less than this
+      roofline. Measured are medians of {REPEATS} repeats.
       """),
     paragraph(
       'Correlation of the logarithms: '

@@ -43,6 +43,24 @@ def row(name: str, f: Found, value: float | None, shown: str) -> tuple:
 
 
 def steps(found: Mapping[Cell, Found]) -> str:
+  """Returns a table of decode steps beside their bounds and targets."""
+  header = (
+    *('XXL', 'a step, cores, ms', 'bound, ms', 'ratio', 'target', 'reached'),
+    *('exchanges, ms', 'data x fsdp x model', 'cache divided by'),
+  )
+  return markdown_table(header, _steps(found))
+
+
+def targets(found: Mapping[Cell, Found]) -> list[str]:
+  """Returns which targets of decode steps are reached, a line each."""
+  return [
+    f'- A decode step of {name}, without exchanges, takes {step} ms, {ratio} '
+    f'times its bound; is it within the target, {target}: {reached}.'
+    for name, step, _, ratio, target, reached, *_ in _steps(found)
+  ]
+
+
+def _steps(found: Mapping[Cell, Found]) -> list[tuple]:
   rows = []
   for name, K, batch, kind, limit in STEP_TARGETS:
     own = [
@@ -73,11 +91,7 @@ def steps(found: Mapping[Cell, Found]) -> str:
         chosen.cell.cache_sharding,
       )
     )
-  header = (
-    *('XXL', 'a step, cores, ms', 'bound, ms', 'ratio', 'target', 'reached'),
-    *('exchanges, ms', 'data x fsdp x model', 'cache divided by'),
-  )
-  return markdown_table(header, rows)
+  return rows
 
 
 def phases(chosen: Iterable[Found]) -> str:

@@ -165,8 +165,8 @@ def _every(kills: Kills) -> str:
   ]
   text = """
     No step: the attempt was killed before it had restored. Where it is not
-    known from where the next attempt went on, that one was killed so. Of none:
-    the attempt ended by itself."""
+    known from where the next attempt went on, that one was killed so. A line of
+    no process: the attempt ended by itself."""
   return (
     '## Every kill\n\n' + markdown_table(header, rows) + '\n' + paragraph(text)
   )

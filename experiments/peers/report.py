@@ -193,7 +193,7 @@ def _table(run: Run) -> str:
         f'{ratio.of_medians:.2f}',
         f'{ratio.paired:.2f} ({ratio.low:.2f} to {ratio.high:.2f})',
         str(run.seconds(name, part)) if name in run.names(part=part) else '',
-        digits(rest),
+        digits(rest) if rest > 0 else 'too little to tell',
         digits(run.record['first_call_seconds'][whole][name]),
       )
     )

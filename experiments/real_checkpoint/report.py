@@ -112,10 +112,12 @@ def write(results_dir):
   if all(kind in table.tokens for kind in KINDS):
     text.extend(_before_uptraining(table))
     plots.before_uptraining(folder / 'conversion.png', table)
+    text.append('![Losses before uptraining](conversion.png)\n')
   curves = [cell for cell in cells if 'curve' in cell]
   if curves:
     text.extend(_uptraining(curves))
     plots.uptraining(folder / 'uptraining.png', curves)
+    text.append('\n![Losses by steps of uptraining](uptraining.png)\n')
   text.append('\nEvery number above is in, or computed from, records.jsonl.\n')
   (folder / 'report.md').write_text('\n'.join(text))
 

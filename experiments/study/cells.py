@@ -13,7 +13,7 @@ from experiments.study.jobs import Job
 from experiments.study.scales import Scale
 from gqa_flax.training import progress
 
-# Where uptraining ends in the paper's Table 1 and Figure 4 (section 2.1).
+# Where uptraining ends in the paper's Table 1 and Figure 4 (section 3.1).
 ALPHA = 0.05
 LOSS = 'validation/cross_entropy'
 _UPTRAIN = 'gin_configs/runs/uptrain.gin'
@@ -163,7 +163,7 @@ class Uptraining:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning:
-  """An uptrained model, fine-tuned on a task and scored on its test split.
+  """An uptrained model, fine-tuned on a task and scored on the scale's split.
 
   Attributes:
     start: whose checkpoint it begins with.

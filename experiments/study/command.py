@@ -27,9 +27,11 @@ class Script:
     results_dir: where its reports go.
     cells: returns the cells of a scale.
     report: writes into a folder what the laptop's records say.
-    claims: returns what becomes of the paper's claims, a line each.
+    claims: returns what becomes of the paper's claims at the laptop's scale, a
+      line each.
     estimates: returns what is compiled for TPUs at the paper's scale.
     report_estimates: writes into a folder what their records say.
+    estimate_claims: returns what these say of the paper's claims, a line each.
   """
 
   description: str
@@ -39,11 +41,15 @@ class Script:
   claims: Callable[[Found], Sequence[str]]
   estimates: Callable[[], Sequence[estimated.Cell]] | None = None
   report_estimates: Callable[[pathlib.Path, pathlib.Path], None] | None = None
+  estimate_claims: Callable[[pathlib.Path], Sequence[str]] | None = None
 
 
 def main(script: Script, argv: Sequence[str] | None = None) -> int:
   """Runs what is missing, then reports; returns the exit status."""
-  args = _parser(script).parse_args(argv)
+  parser = _parser(script)
+  args = parser.parse_args(argv)
+  if args.report and not args.records.exists():
+    parser.error(f'--records={args.records} is not there: nothing to report.')
   study = Grid(SCALES[args.scale], args.records)
   chosen = [
     cell
@@ -52,8 +58,16 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
   ]
   estimates: Sequence[estimated.Cell] = ()
   if script.estimates and args.scale == 'paper':
-    if any(part in TIMES for part in args.only):
-      estimates = script.estimates()
+    estimates = [
+      cell
+      for cell in script.estimates()
+      if any(part == TIMES or part in cell.name for part in args.only)
+    ]
+  if args.only != [''] and not chosen and not estimates:
+    parser.error(
+      f'--only {" ".join(args.only)} is in the name of no cell at the '
+      f"{args.scale}'s scale; --list shows the names."
+    )
   if args.list:
     compiled = programs.read(args.decode_times, estimates)
     done = {*study.found(), *(cell.name for cell in compiled)}
@@ -88,7 +102,7 @@ def redraw(
     times: records of `decode_times`.
     folder: made if absent.
   """
-  if script.report_estimates:
+  if script.report_estimates and times.exists():
     script.report_estimates(times, folder)
   names = [cell.name for cell in script.cells(LAPTOP)]
   last = f'/{LAPTOP.seeds[-1]}'
@@ -103,7 +117,12 @@ def _parser(script: Script) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add('--scale', default='laptop', choices=SCALES)
+  add(
+    '--scale',
+    default='laptop',
+    choices=SCALES,
+    help='laptop: a small model on a CPU; paper: the jobs at full size',
+  )
   add('--dry_run', action='store_true', help='print the jobs, run nothing')
   add('--list', action='store_true', help='say which cells exist, and stop')
   add(
@@ -111,7 +130,7 @@ def _parser(script: Script) -> argparse.ArgumentParser:
     nargs='+',
     default=[''],
     metavar='PART',
-    help=f'cells whose name has one of these in it; {TIMES}: the estimates',
+    help=f'cells whose name has one of these in it; {TIMES}: all estimates',
   )
   add(
     '--parallel',
@@ -127,9 +146,13 @@ def _parser(script: Script) -> argparse.ArgumentParser:
     help='record anew what is done; jobs that left results are not run again',
   )
   add('--report', action='store_true', help='redraw the report, run nothing')
-  add('--records', default=grid.RECORDS, type=pathlib.Path)
-  add('--decode_times', default=programs.RECORDS, type=pathlib.Path)
-  add('--results_dir', default=script.results_dir, type=pathlib.Path)
+  for name, default, what in (
+    ('records', grid.RECORDS, 'of the cells; lines are added'),
+    ('decode_times', programs.RECORDS, 'of the estimates; lines are added'),
+    ('results_dir', script.results_dir, 'the reports, which are redrawn'),
+  ):
+    help = f'{what} (default: {default})'
+    add(f'--{name}', default=default, type=pathlib.Path, help=help)
   return parser
 
 

@@ -1,6 +1,7 @@
 """Two sizes of one study: the paper's, and a laptop's.
 
-Both have the same cells and jobs; gin files, steps and tasks differ.
+Jobs are made in the same way for both; gin files, steps and tasks differ, and
+each script says which cells it has at either.
 """
 
 import dataclasses

@@ -51,7 +51,10 @@ class Seeds:
     return '**undecided**, the interval has 0 in it'
 
   def shown(self, places: int = 3) -> str:
-    """Returns the mean with its interval, as '4.123 ± 0.010'."""
-    if math.isnan(self.half_width):
+    """Returns the mean with its interval, as '4.123 ± 0.010'.
+
+    Without one where nothing differed between the seeds, or there was one.
+    """
+    if len({*self.values}) == 1:
       return f'{self.mean:.{places}f}'
     return f'{self.mean:.{places}f} ± {self.half_width:.{places}f}'

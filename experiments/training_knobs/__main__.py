@@ -5,7 +5,7 @@ COMPILATION_CACHE, and pages of memory, in four parts:
 
 - plan: the bytes of a device by `gqa-flax train --dry_run`, for the programs of
   the next part and for the paper's jobs.
-- tpu: the whole training step of T5.1.1-Base with GQA-4, uptraining (128
+- tpu: the whole training step of T5.1.1-Base with GQA-4, uptraining (256
   packed rows of 512/114 tokens), compiled for one TPU v4 chip on a machine
   without TPUs, for every remat policy and 1, 2 and 4 microbatches: bytes, the
   compiler's estimate of the time, FLOPs that are computed again.

@@ -125,6 +125,9 @@ def test_interval_over_seeds():
   assert seeds.minus(other).verdict == '**does not hold**'
   assert 'undecided' in Seeds.of([-1.0, 1.1, 0.2]).verdict
   assert Seeds.of([3.0]).shown() == '3.000'
+  # There is no interval where nothing was drawn.
+  assert Seeds.of([3.0, 3.0]).shown() == '3.000'
+  assert Seeds.of([3.0, 3.5]).shown(1) == '3.2 ± 3.2'
 
 
 @pytest.mark.parametrize(
@@ -213,3 +216,27 @@ def test_the_list_and_the_choice_of_cells(tmp_path, capsys):
   assert all(line.startswith('missing') for line in lines[1:])
   assert command.main(script, [*arguments, '--only', 'random', 'first']) == 0
   assert len(capsys.readouterr().out.splitlines()) == 12
+  for options, sentence in (
+    (
+      ['--list', '--only', 'secnd'],
+      '--only secnd is in the name of no cell at',
+    ),
+    (['--report', f'--records={tmp_path}/no'], '/no is not there: nothing to'),
+  ):
+    with pytest.raises(SystemExit):
+      command.main(script, options)
+    assert sentence in capsys.readouterr().err
+
+
+def test_estimates_are_chosen_by_name_too(tmp_path, capsys):
+  script = table1_main_results.SCRIPT
+  empty = f'--decode_times={tmp_path}/none.jsonl'
+
+  def chosen(*parts):
+    argv = ['--scale=paper', '--list', empty, '--only', *parts]
+    assert command.main(script, argv) == 0
+    return capsys.readouterr().out.splitlines()
+
+  assert all('decoding of MQA-XXL' in line for line in chosen('MQA-XXL'))
+  assert len(chosen('times')) == len(table1_main_results.estimates())
+  assert not any('decoding of' in line for line in chosen('trivia_qa'))
