@@ -103,26 +103,19 @@ def _plot(path, points):
 
 def _draw(axes, points: dict[str, tuple[float, Seeds]]):
   """Draws models where their time and quality are."""
-  for name, (time, seeds) in points.items():
+  for (name, (time, seeds)), color in zip(points.items(), plots.COLORS):
     axes.errorbar(
       time,
       seeds.mean,
       yerr=seeds.half_width,
       fmt='o',
       capsize=3,
-      color=plots.COLORS[0],
-    )
-    # On the side where there is room.
-    right = any(time < other < 1.1 * time for other, _ in points.values())
-    axes.annotate(
-      name,
-      (time, seeds.mean),
-      (-5 if right else 5, 4),
-      textcoords='offset points',
-      ha='right' if right else 'left',
-      fontsize=8,
+      color=color,
+      label=name,
     )
   axes.margins(x=0.2, y=0.2)
+  if points:
+    axes.legend(fontsize=8, frameon=False, loc='center')
 
 
 SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)
