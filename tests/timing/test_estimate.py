@@ -231,6 +231,18 @@ def test_estimates_are_above_the_bounds_and_add_up(compiled):
 
 
 @needs_compiler
+def test_no_kernel_is_gathered_in_a_step():
+  """Beside a cache that is divided by its batch, activations travel."""
+  config = dataclasses.replace(SMALL, cache_sharding='batch')
+  work = Decoding(config, 16, 128, 24, encoded_rows=16)
+  where, mesh = Slice.parse('v4-8'), (1, 1, 4)
+  costs = tpu_compile.compile_decoding(work, where, mesh, ['decode'])
+  gathered = costs['step'].collectives.get('all-gather', {'bytes': 0})
+  keys = config.emb_dim * config.num_kv_heads * config.head_dim
+  assert gathered['bytes'] < 2 * keys  # in bfloat16
+
+
+@needs_compiler
 def test_a_program_that_does_not_fit_has_no_step():
   work = Decoding(
     dataclasses.replace(SMALL, num_kv_heads=8),
