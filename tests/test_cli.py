@@ -143,6 +143,7 @@ def test_gin_sizes_are_the_named_sizes(size):
   ('argv', 'message'),
   [
     (['--gin_file=nowhere.gin'], 'The gin file nowhere.gin cannot be read'),
+    (['--gin.BATCH_SIZE=4'], 'no gin file uses BATCH_SIZE; give one.'),
     ([*PRETRAIN], 'add --gin.MODEL_DIR=... --gin.TRAIN_STEPS=...'),
     (
       [*PRETRAIN, '--gin.TRAIN_STEP=5'],
@@ -159,6 +160,24 @@ def test_gin_sizes_are_the_named_sizes(size):
 )
 def test_a_bad_configuration_is_one_sentence(capsys, argv, message):
   assert message in fails(capsys, 'train', *argv)
+
+
+@pytest.mark.parametrize(
+  ('argv', 'function', 'run'),
+  [
+    (['train'], 'training.loop.train', 'pretrain'),
+    (['convert'], 'conversion.convert.convert_checkpoint', 'convert'),
+    (['evaluate'], 'evaluation.evaluate.evaluate', 'evaluate'),
+    (['infer'], 'evaluation.evaluate.infer', 'infer'),
+    (['time'], 'timing.measure.measure_all', 'time'),
+    (['time', PRETRAIN[0]], 'timing.measure.measure_all', 'time'),
+    (['time', '--target=v4-16'], 'timing.estimate.search', 'time'),
+  ],
+)
+def test_a_run_without_its_file_names_the_file(capsys, argv, function, run):
+  error = fails(capsys, *argv)
+  assert f'No --gin_file configures gqa_flax.{function}; give ' in error
+  assert f'{RUNS}/{run}.gin' in error
 
 
 def test_an_unknown_task_names_the_nearest(capsys, tmp_path):

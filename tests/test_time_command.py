@@ -1,5 +1,6 @@
 """`gqa-flax time`: what it prints, keeps and refuses."""
 
+import argparse
 import dataclasses
 import json
 
@@ -7,7 +8,7 @@ import pytest
 
 from gqa_flax import cli
 from gqa_flax.cli import times
-from gqa_flax.timing import estimate, tpu_compile
+from gqa_flax.timing import estimate, measure, tpu_compile
 from gqa_flax.timing.chips import CHIPS
 from gqa_flax.timing.cost import Cost
 
@@ -54,6 +55,7 @@ def test_measured_on_the_devices_that_are_here(capsys, tmp_path):
   )
   assert f'The least: {times_digits(least)} s' in out
   assert records[0]['provenance']['num_devices'] == 8
+  assert 'REPEATS = ' in records[0]['gin']
 
 
 def times_digits(x):
@@ -115,19 +117,60 @@ def test_a_model_that_fits_no_mesh_is_one_sentence(capsys, monkeypatch):
     (['--target=v4-17'], "--target: The TPU slice 'v4-17' is none; give"),
     (['--target=v4-16', '--trace_dir=x'], 'There is nothing to trace'),
     (['--target=v4-16', '--gin.MESH_DATA=3'], 'No mesh of data=3'),
-    (['--gin.REPEATS=0'], 'repeats is 0; give 1 or more.'),
-    (
-      [
-        '--gin.BATCH_SIZE=8',
-        "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 0}",
-      ],
-      'The target_length of what is decoded is 0; give 1 or more.',
+    (['--target='], "--target: The TPU slice '' is none; give"),
+    (['--gin.REPEATS=0'], 'REPEATS is 0; give an integer of 1 or more.'),
+    (['--gin.REPEATS=2.5'], 'REPEATS is 2.5; give'),
+    (['--gin.REPEATS=many'], "REPEATS is 'many'; give"),
+    (['--output='], "--output: '' cannot be written (Is a directory);"),
+    (['--output=tests'], "--output: 'tests' cannot be written (Is a dir"),
+    (['--output=README.md/x'], "--output: 'README.md/x' cannot be written ("),
+  ],
+)
+def test_mistakes_are_one_sentence(capsys, monkeypatch, argv, sentence):
+  forbid_compiling(monkeypatch)
+  _, err = fail(capsys, *argv)
+  assert sentence in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('where', [[], ['--target=v4-16']])
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    *(('BATCH_SIZE', value) for value in ('0', '-4', '1.5', "'auto'")),
+    *(
+      ('TASK_FEATURE_LENGTHS', value)
+      for value in (
+        *("{'inputs': 0, 'targets': 8}", "{'inputs': 8, 'targets': 0}"),
+        *("{'inputs': 8}", "{'inputs': 8, 'targets': 1.5}", '32', 'None'),
+      )
     ),
   ],
 )
-def test_mistakes_are_one_sentence(capsys, argv, sentence):
-  _, err = fail(capsys, *argv)
-  assert sentence in err and err.count('\n') == 1
+def test_sizes_that_cannot_be_are_named(
+  capsys, monkeypatch, where, name, value
+):
+  forbid_compiling(monkeypatch)
+  _, err = fail(capsys, *where, f'--gin.{name}={value}')
+  assert err.startswith(f'gqa-flax time: {name} is {value}; give ')
+  assert err.endswith('of 1 or more.\n') and err.count('\n') == 1
+
+
+def forbid_compiling(monkeypatch):
+  def compile(*_, **__):
+    raise AssertionError('It was compiled.')
+
+  monkeypatch.setattr(measure, '_compile', compile)
+  monkeypatch.setattr(tpu_compile, 'compile_decoding', compile)
+
+
+def test_the_output_is_tried_and_left_as_it_was(tmp_path):
+  kept, new = tmp_path / 'kept', tmp_path / 'new' / 'records.jsonl'
+  kept.write_text('{}\n')
+  link = tmp_path / 'link'
+  link.symlink_to(new)
+  for output in (kept, new, link):
+    times._check_output(argparse.Namespace(output=str(output)))
+  assert kept.read_text() == '{}\n' and not new.exists() and link.is_symlink()
 
 
 def test_it_is_told_what_is_missing(capsys, monkeypatch):

@@ -166,10 +166,8 @@ def _bind(binding: str, known):
     raise UsageError(f'--gin.{binding} binds nothing; write --gin.NAME=value.')
   if re.fullmatch('[A-Z][A-Z0-9_]*', name) and name not in known:
     near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-    raise UsageError(
-      f'--gin.{name}: no gin file uses {name}; the nearest are '
-      f'{", ".join(near)}.'
-    )
+    remedy = f'the nearest are {", ".join(near)}' if near else 'give one'
+    raise UsageError(f'--gin.{name}: no gin file uses {name}; {remedy}.')
   line = f'{name} = {_as_gin_value(value)}'
   try:
     try:
@@ -218,9 +216,25 @@ def macro(name: str):
   return value
 
 
-def call(module: str, name: str) -> Callable:
-  """Returns a function of ours with its parameters bound by gin."""
-  return gin.get_configurable(getattr(importlib.import_module(module), name))
+def call(module: str, name: str, files: str = 'one that does') -> Callable:
+  """Returns a function of ours with its parameters bound by gin.
+
+  Args:
+    module: where the function is.
+    name: of the function.
+    files: that configure it, for the error.
+
+  Raises:
+    UsageError: no gin file given configures it.
+  """
+  function = getattr(importlib.import_module(module), name)
+  try:
+    is_bound = bool(gin.get_bindings(function, resolve_references=False))
+  except ValueError:  # gin has never heard of it
+    is_bound = False
+  if not is_bound:
+    raise UsageError(f'No --gin_file configures {module}.{name}; give {files}.')
+  return gin.get_configurable(function)
 
 
 def find_macro(name: str) -> Any:

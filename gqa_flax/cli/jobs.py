@@ -12,6 +12,11 @@ from etils import epath
 from gqa_flax.cli import gin_config
 from gqa_flax.data import on_disk
 
+_TRAIN_FILES = (
+  'gin_configs/runs/pretrain.gin, gin_configs/runs/uptrain.gin or '
+  'gin_configs/runs/finetune.gin'
+)
+
 
 def add_commands(commands):
   """Adds the commands of this file to those of `gqa-flax`."""
@@ -55,9 +60,10 @@ def train(args):
   if args.dry_run:
     _print_plan(args)
     return
+  run = gin_config.call('gqa_flax.training.loop', 'train', _TRAIN_FILES)
   run_dir = gin_config.macro('MODEL_DIR')
   _write_provenance(run_dir, 'train')
-  gin_config.call('gqa_flax.training.loop', 'train')()
+  run()
   _write_provenance(run_dir, 'train')
 
 
@@ -66,7 +72,12 @@ def convert(args):
   gin_config.parse(args)
   if args.dry_run:
     return
-  path = gin_config.call('gqa_flax.conversion.convert', 'convert_checkpoint')()
+  run = gin_config.call(
+    'gqa_flax.conversion.convert',
+    'convert_checkpoint',
+    'gin_configs/runs/convert.gin',
+  )
+  path = run()
   output = gin_config.macro('OUTPUT')
   _write_provenance(output, 'convert')
   from gqa_flax.conversion import convert as convert_lib
@@ -84,7 +95,11 @@ def evaluate(args):
   gin_config.parse(args)
   if args.dry_run:
     return
-  run = gin_config.call('gqa_flax.evaluation.evaluate', 'evaluate')
+  run = gin_config.call(
+    'gqa_flax.evaluation.evaluate',
+    'evaluate',
+    'gin_configs/runs/evaluate.gin',
+  )
   scores = run(settings=gin_config.parsed_without('OUTPUT_DIR'))
   _write_provenance(gin_config.macro('OUTPUT_DIR'), 'evaluate')
   from gqa_flax.partitioning import hosts
@@ -102,7 +117,10 @@ def infer(args):
     raise gin_config.UsageError(
       f'There is no input file {args.input}; check --input.'
     )
-  texts_to_texts = gin_config.call('gqa_flax.evaluation.evaluate', 'infer')()
+  make = gin_config.call(
+    'gqa_flax.evaluation.evaluate', 'infer', 'gin_configs/runs/infer.gin'
+  )
+  texts_to_texts = make()
   if args.input in (None, '-'):
     lines = sys.stdin.read().splitlines()
   else:
@@ -211,7 +229,7 @@ def _print_plan(args):
   from gqa_flax.training import plan
 
   try:
-    planned = gin_config.call('gqa_flax.training.plan', 'plan')(
+    planned = gin_config.call('gqa_flax.training.plan', 'plan', _TRAIN_FILES)(
       num_devices=args.num_devices
     )
   except TypeError as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,13 @@ A target is a slice by its name (v4-8, v4-16, v5e-8, v5p-8, v6e-8, ...; v4 and
 v5p count two cores a chip) or by its shape (v4:2x2x2). It is compiled for by
 the compiler for TPUs: pip install 'gqa_flax[tpu-compile]'. A program takes
 one to three minutes.
+
+On a CPU where libtpu is installed, set JAX_PLATFORMS=cpu in the environment:
+otherwise JAX complains of TPU workers at each measurement, and no trace can be
+taken.
 """
+
+_RUN_FILE = 'gin_configs/runs/time.gin'
 
 
 def add_commands(commands):
@@ -51,6 +58,7 @@ def time(args):
   gin_config.parse(args)
   if args.dry_run:
     return
+  _check_output(args)
   from gqa_flax.cli import time_report
 
   if where is None:
@@ -63,7 +71,7 @@ def time(args):
 
 def _target(args):
   """Reads --target before JAX is loaded."""
-  if not args.target:
+  if args.target is None:
     return None
   if args.trace_dir:
     raise gin_config.UsageError(
@@ -78,14 +86,32 @@ def _target(args):
     raise gin_config.UsageError(f'--target: {error}') from error
 
 
+def _check_output(args):
+  """Refuses a file that cannot be written before anything is compiled."""
+  if args.output is None:
+    return
+  path = pathlib.Path(args.output).resolve()  # a link stays
+  try:
+    is_new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open('a').close()
+    if is_new:
+      path.unlink()
+  except OSError as error:
+    raise gin_config.UsageError(
+      f'--output: {args.output!r} cannot be written ({error.strerror}); give a '
+      'file in a folder of yours.'
+    ) from error
+
+
 def _measured(args) -> Iterator[dict[str, Any]]:
-  measure = gin_config.call('gqa_flax.timing.measure', 'measure_all')
+  measure = gin_config.call('gqa_flax.timing.measure', 'measure_all', _RUN_FILE)
   for found in measure(trace_dir=args.trace_dir):
     yield {'what': 'measured', 'measurement': found.to_dict()}
 
 
 def _estimated(where) -> Iterator[dict[str, Any]]:
-  search = gin_config.call('gqa_flax.timing.estimate', 'search')
+  search = gin_config.call('gqa_flax.timing.estimate', 'search', _RUN_FILE)
   for mesh, layout, found in search(where):
     yield {
       'what': 'estimated',
@@ -102,8 +128,11 @@ def _keep(args, rows) -> Iterator[dict[str, Any]]:
 
   for row in rows:
     if args.output:
-      provenance = records.provenance(*_devices(row))
-      records.append(args.output, {**row, 'provenance': provenance})
+      how = {
+        'gin': gin_config.config_str(),
+        'provenance': records.provenance(*_devices(row)),
+      }
+      records.append(args.output, {**row, **how})
     yield row
 
 

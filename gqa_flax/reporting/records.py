@@ -27,12 +27,26 @@ def append(path, record: Mapping[str, Any]):
 
 
 def read(path) -> list[dict[str, Any]]:
-  """Returns all records of a file, oldest first; none if it is absent."""
+  """Returns all records of a file, oldest first; none if it is absent.
+
+  Raises:
+    ValueError: if a line is no JSON, such as one that a kill has torn.
+  """
   path = pathlib.Path(path)
   if not path.exists():
     return []
-  lines = path.read_text(encoding='utf-8').splitlines()
-  return [json.loads(line) for line in lines]
+  # A file's lines, for a string's also end at what a record's text may hold.
+  with open(path, encoding='utf-8') as lines:
+    return [_parse(line, f'{path}:{n}') for n, line in enumerate(lines, 1)]
+
+
+def _parse(line: str, place: str) -> dict[str, Any]:
+  try:
+    return json.loads(line)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f'{place} is no record ({error.msg}); mend or remove that line.'
+    ) from error
 
 
 def provenance(device_kind: str, num_devices: int) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Slice:
       ValueError: if the name is of another form, the generation unknown, or no
         slice has so many chips.
     """
-    match = re.fullmatch(r'(\w+):(\d+(?:x\d+){1,2})', name)
+    match = re.fullmatch(r'(\w+):([1-9]\d*(?:x[1-9]\d*){1,2})', name)
     if match and match[1] in CHIPS:
       return cls(match[1], tuple(int(n) for n in match[2].split('x')))
     match = re.fullmatch(r'(\w+)-(\d+)', name)

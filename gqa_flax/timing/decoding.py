@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gqa_flax import partitioning
 from gqa_flax.checkpoints.architecture import abstract_params
@@ -79,6 +80,48 @@ class Decoding:
   def from_dict(cls, fields: Mapping[str, Any]) -> 'Decoding':
     """Reads what `to_dict` wrote."""
     return cls(**{**fields, 'config': T5Config.from_dict(fields['config'])})
+
+
+def read_lengths(sequence_length: Mapping[str, int]) -> tuple[int, int]:
+  """Returns S and T of {'inputs': S, 'targets': T}.
+
+  Raises:
+    ValueError: if it is something else, or they are no integers of 1 or more.
+  """
+  given = sequence_length if isinstance(sequence_length, Mapping) else {}
+  S, T = given.get('inputs'), given.get('targets')
+  if not (_is_count(S) and _is_count(T)):
+    raise ValueError(
+      f'TASK_FEATURE_LENGTHS is {sequence_length!r}; give '
+      "{'inputs': S, 'targets': T} with integers of 1 or more."
+    )
+  return S, T
+
+
+def sizes_to_try(batch_size: int | None, num_devices: int) -> list[int]:
+  """Returns batch sizes of all devices together, the largest first.
+
+  Args:
+    batch_size: the only one; None is BATCHES for each device.
+    num_devices: that share a batch.
+
+  Raises:
+    ValueError: if it is neither None nor an integer of 1 or more.
+  """
+  if batch_size is None:
+    return [num_devices * n for n in BATCHES]
+  check_count('BATCH_SIZE', batch_size)
+  return [batch_size]
+
+
+def check_count(name: str, value: int):
+  """Raises ValueError if a value is no integer of 1 or more."""
+  if not _is_count(value):
+    raise ValueError(f'{name} is {value!r}; give an integer of 1 or more.')
+
+
+def _is_count(value) -> bool:
+  return isinstance(value, int | np.integer) and int(value) >= 1
 
 
 def rows_at_once(

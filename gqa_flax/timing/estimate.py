@@ -14,11 +14,12 @@ from gqa_flax.timing import kv_cache, roofline, tpu_compile
 from gqa_flax.timing.chips import Slice
 from gqa_flax.timing.cost import Cost, Mesh
 from gqa_flax.timing.decoding import (
-  BATCHES,
   Decoding,
   layouts,
   meshes,
+  read_lengths,
   rows_at_once,
+  sizes_to_try,
 )
 
 PHASES = ('encode', 'fill_cache', 'steps')
@@ -200,7 +201,7 @@ def largest(
   """
   compile = compile or _compile
   if batch_sizes is None:
-    batch_sizes = [where.num_chips * n for n in BATCHES]
+    batch_sizes = sizes_to_try(None, where.num_chips)
   S, T = lengths
   for batch_size in batch_sizes:
     rows = rows_at_once(config, batch_size, S, mesh[0] * mesh[1], mesh[2])
@@ -240,17 +241,20 @@ def search(
     compile: see `largest`.
 
   Raises:
-    ValueError: if no mesh has the sizes.
+    ValueError: as `read_lengths` and `sizes_to_try`, or if no mesh has the
+      sizes.
     RuntimeError: see `largest`.
   """
+  lengths = read_lengths(sequence_length)
+  batch_sizes = sizes_to_try(batch_size, where.num_chips)
   for sizes in meshes(config, where.num_chips, mesh):
     for layout in layouts(config, sizes):
       found = largest(
         dataclasses.replace(config, cache_sharding=layout),
         where,
         sizes,
-        (sequence_length['inputs'], sequence_length['targets']),
-        batch_sizes=[batch_size] if batch_size else None,
+        lengths,
+        batch_sizes=batch_sizes,
         param_dtype=param_dtype,
         compile=compile,
       )

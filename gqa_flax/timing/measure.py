@@ -17,11 +17,13 @@ from gqa_flax.config import T5Config
 from gqa_flax.inference import EOS_ID, precision
 from gqa_flax.timing import decoding as programs
 from gqa_flax.timing.decoding import (
-  BATCHES,
   Decoding,
+  check_count,
   layouts,
   meshes,
+  read_lengths,
   rows_at_once,
+  sizes_to_try,
 )
 from gqa_flax.timing.spread import Spread
 
@@ -106,9 +108,9 @@ def measure_all(
     trace_dir: see `measure`; the last one's stays.
 
   Raises:
-    ValueError: as `measure`, or if no mesh has the sizes.
+    ValueError: as `measure` and `read_lengths`, or if no mesh has the sizes.
   """
-  lengths = sequence_length['inputs'], sequence_length['targets']
+  lengths = read_lengths(sequence_length)
   for sizes in meshes(config, jax.device_count(), mesh):
     for layout in layouts(config, sizes):
       yield measure(
@@ -148,14 +150,14 @@ def measure(
       with xprof; None for none.
 
   Raises:
-    ValueError: if no batch fits, repeats is below 1, or no trace can be taken.
+    ValueError: if no batch fits, batch_size or repeats is no integer of 1 or
+      more, or no trace can be taken.
   """
-  if repeats < 1:
-    raise ValueError(f'repeats is {repeats}; give 1 or more.')
+  check_count('REPEATS', repeats)
+  sizes = sizes_to_try(batch_size, mesh.size)
   if trace_dir:
     _check_traceable(mesh.devices.flat[0].platform)
   room = _room(mesh)
-  sizes = [batch_size] if batch_size else [mesh.size * n for n in BATCHES]
   begin = time.monotonic()
   for size in sizes:
     work = _decoding(config, size, lengths, mesh, param_dtype)

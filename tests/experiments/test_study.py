@@ -41,6 +41,21 @@ def test_names_and_folders_tell_all_cells_apart(scale):
   assert len(cells) > 20
 
 
+def test_every_cell_of_the_laptops_has_its_record():
+  study = grid.Grid(LAPTOP)
+  cells = [cell for script in SCRIPTS for cell in script.cells(LAPTOP)]
+  assert [cell.name for cell in study.missing(cells)] == []
+  assert len(LAPTOP.seeds) == 3
+  for record in study.found().values():
+    assert record['seconds'] >= 0
+    # A job that measures time keeps both with what it measured.
+    kept = (
+      [record['measurement']] if 'measurement' in record else record['jobs']
+    )
+    for run in kept:
+      assert run['gin'] and run['provenance']['git_revision']
+
+
 @pytest.mark.parametrize('scale', [PAPER, LAPTOP], ids=lambda s: s.name)
 def test_gin_accepts_every_kind_of_job(scale, capsys, monkeypatch):
   monkeypatch.setattr(cli.jobs, '_print_plan', lambda args: None)  # slow

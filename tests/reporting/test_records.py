@@ -16,6 +16,16 @@ def test_records_append(tmp_path):
   assert records.read(path) == [{'x': 1, 'text': 'Ångström'}, {'x': 2.5}]
 
 
+def test_every_line_is_a_record_or_is_named(tmp_path):
+  path = tmp_path / 'records.jsonl'
+  records.append(path, {'text': 'one\u2028record'})
+  assert records.read(path) == [{'text': 'one\u2028record'}]
+  with open(path, 'a') as file:
+    file.write('{"x": ')  # as a kill leaves it
+  with pytest.raises(ValueError, match=f'{path}:2 is no record .*; mend or'):
+    records.read(path)
+
+
 def test_provenance_names_versions_and_devices():
   provenance = records.provenance('cpu', 8)
   assert (provenance['device_kind'], provenance['num_devices']) == ('cpu', 8)

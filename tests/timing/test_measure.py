@@ -88,7 +88,7 @@ def test_the_largest_batch_is_what_the_compiler_says_fits(
   programs = measure._compile(work, mesh, 10**12)
   need = max(measure._bytes(program) for program in programs.values())
   monkeypatch.setattr(measure, '_room', lambda mesh: need)
-  monkeypatch.setattr(measure, 'BATCHES', (3, 2, 1))
+  monkeypatch.setattr(measure.programs, 'BATCHES', (3, 2, 1))
   options = {'param_dtype': 'float32', 'repeats': 1}
   found = measure.measure(tiny_config, LENGTHS, mesh, **options)
   assert found.decoding.batch_size == 16 and found.program_bytes == need
@@ -114,9 +114,12 @@ def test_every_mesh_of_the_devices_is_measured(tiny_config, monkeypatch):
   assert all(arguments['repeats'] == 2 for arguments in found)
 
 
-def test_no_repeats_are_refused(tiny_config):
-  with pytest.raises(ValueError, match='repeats is 0; give 1 or more'):
-    measure.measure(tiny_config, LENGTHS, eight_devices(), repeats=0)
+@pytest.mark.parametrize('name', ['repeats', 'batch_size'])
+@pytest.mark.parametrize('value', [0, -4, 1.5, 'many'])
+def test_what_is_no_number_of_them_is_refused(name, value, tiny_config):
+  message = f'{name.upper()} is {value!r}; give an integer of 1 or more.'
+  with pytest.raises(ValueError, match=message):
+    measure.measure(tiny_config, LENGTHS, eight_devices(), **{name: value})
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
