@@ -242,16 +242,10 @@ def _plot(path, times, losses):
   plots.save(figure, path)
 
 
-SCRIPT = command.Script(
-  __doc__,
-  RESULTS,
-  cells,
-  report,
-  claims,
-  estimates,
-  report_estimates,
-  estimate_claims,
+ESTIMATES = command.Estimates(
+  estimates, report_estimates, estimate_claims, plot='time.png'
 )
+SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims, ESTIMATES)
 
 if __name__ == '__main__':
   sys.exit(command.main(SCRIPT))

@@ -77,14 +77,16 @@ def _section(
       f"Of the laptop's {len(done)} cells {sum(done)} are recorded: what is "
       'not said here is not known yet.\n'
     )
-  estimated = folder / 'time.png'
-  for plot in sorted({*folder.glob('*.png')} - {estimated}):
-    yield f'![{_first_line(script)}]({folder.name}/{plot.name})\n'
-  if script.estimate_claims and times.exists():
+  estimates = script.estimates
+  for plot in sorted(folder.glob('*.png')):
+    if not estimates or plot.name != estimates.plot:
+      yield f'![{_first_line(script)}]({folder.name}/{plot.name})\n'
+  if estimates and times.exists():
     yield "Estimated by the TPU's compiler for the paper's eight TPU v4:\n"
-    yield '\n'.join(script.estimate_claims(times)) + '\n'
-  if estimated.exists():
-    yield f'![{_first_line(script)}, estimated]({folder.name}/time.png)\n'
+    yield '\n'.join(estimates.claims(times)) + '\n'
+    if estimates.plot:
+      plot = f'{folder.name}/{estimates.plot}'
+      yield f'![{_first_line(script)}, estimated]({plot})\n'
   links = [
     f'[{_title(path)}]({folder.name}/{path.name})'
     for path in sorted(folder.glob('*.md'))

@@ -321,16 +321,8 @@ def claims(found: Found) -> list[str]:
   return lines
 
 
-SCRIPT = command.Script(
-  __doc__,
-  RESULTS,
-  cells,
-  report,
-  claims,
-  estimates,
-  report_estimates,
-  estimate_claims,
-)
+ESTIMATES = command.Estimates(estimates, report_estimates, estimate_claims)
+SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims, ESTIMATES)
 
 if __name__ == '__main__':
   sys.exit(command.main(SCRIPT))

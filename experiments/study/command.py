@@ -19,6 +19,23 @@ _LOG = pathlib.Path('runs/decode_times.log')
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimates:
+  """What a script compiles for TPUs that are not here, at the paper's scale.
+
+  Attributes:
+    cells: returns what is compiled.
+    report: writes into a folder what the records of `decode_times` say.
+    claims: returns what these say of the paper's claims, a line each.
+    plot: the file that the report draws, if it draws one.
+  """
+
+  cells: Callable[[], Sequence[estimated.Cell]]
+  report: Callable[[pathlib.Path, pathlib.Path], None]
+  claims: Callable[[pathlib.Path], Sequence[str]]
+  plot: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Script:
   """A script of the paper's tables and figures.
 
@@ -29,9 +46,7 @@ class Script:
     report: writes into a folder what the laptop's records say.
     claims: returns what becomes of the paper's claims at the laptop's scale, a
       line each.
-    estimates: returns what is compiled for TPUs at the paper's scale.
-    report_estimates: writes into a folder what their records say.
-    estimate_claims: returns what these say of the paper's claims, a line each.
+    estimates: at the paper's scale; None if there are none.
   """
 
   description: str
@@ -39,9 +54,7 @@ class Script:
   cells: Callable[[Scale], Sequence[Cell]]
   report: Callable[[Found, pathlib.Path], None]
   claims: Callable[[Found], Sequence[str]]
-  estimates: Callable[[], Sequence[estimated.Cell]] | None = None
-  report_estimates: Callable[[pathlib.Path, pathlib.Path], None] | None = None
-  estimate_claims: Callable[[pathlib.Path], Sequence[str]] | None = None
+  estimates: Estimates | None = None
 
 
 def main(script: Script, argv: Sequence[str] | None = None) -> int:
@@ -60,7 +73,7 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
   if script.estimates and args.scale == 'paper':
     estimates = [
       cell
-      for cell in script.estimates()
+      for cell in script.estimates.cells()
       if any(part == TIMES or part in cell.name for part in args.only)
     ]
   if args.only != [''] and not chosen and not estimates:
@@ -102,8 +115,8 @@ def redraw(
     times: records of `decode_times`.
     folder: made if absent.
   """
-  if script.report_estimates and times.exists():
-    script.report_estimates(times, folder)
+  if script.estimates and times.exists():
+    script.estimates.report(times, folder)
   names = [cell.name for cell in script.cells(LAPTOP)]
   last = f'/{LAPTOP.seeds[-1]}'
   if any(name in found and name.endswith(last) for name in names):
