@@ -94,3 +94,16 @@ class DecoderCache:
   cross_attention: tuple[KVCache, ...]
   encoder_bias: jax.Array
   position: jax.Array
+
+  def check_room(self):
+    """Raises ValueError if all positions are written.
+
+    Inside a compiled function that is not known, and nothing is said.
+    """
+    length = self.self_attention[0].length
+    known = not isinstance(self.position, jax.core.Tracer)
+    if known and int(self.position) >= length:
+      raise ValueError(
+        f'The decoding cache holds {length} positions and all are written; '
+        'begin with a larger max_decode_length.'
+      )

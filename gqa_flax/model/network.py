@@ -259,7 +259,11 @@ class Transformer(nn.Module):
 
     Returns:
       float32 logits [batch, vocab_size] and the cache, one position on.
+
+    Raises:
+      ValueError: if the cache is full, where its position is known.
     """
+    cache.check_room()
     y_B1D = self._embed(tokens_B[:, None])
     y_B1D, cache = self.decoder.decode_step(y_B1D, cache)
     return self._logits(y_B1D)[:, 0], cache

@@ -184,6 +184,15 @@ def test_cached_decoding_equals_teacher_forcing(
     )
 
 
+def test_a_full_cache_is_refused(tiny_config, tiny_params):
+  model, params = Transformer(tiny_config), {'params': tiny_params}
+  tokens = jnp.ones((1, 3), jnp.int32)
+  cache = model.apply(params, tokens, 1, method='init_cache')
+  _, cache = model.apply(params, tokens[:, 0], cache, method='decode_step')
+  with pytest.raises(ValueError, match='holds 1 positions and all are written'):
+    model.apply(params, tokens[:, 0], cache, method='decode_step')
+
+
 def test_multi_head_is_the_case_of_as_many_key_value_heads(
   tiny_config, tiny_params, make_batch, logits_of
 ):
