@@ -516,16 +516,19 @@ def test_no_more_than_the_budget_is_held(monkeypatch):
 def test_the_first_exception_ends_the_writing(monkeypatch):
   monkeypatch.setattr(zarr, 'SLAB_BYTES', 5 * 4)
   arrays = {f'{i}': np.ones((500, 5), np.float32) for i in range(4)}
-  failing = threading.Event()
+  begun, failing = threading.Event(), threading.Event()
   seen = []
 
   def on_slab(name, start, rows):
     seen.append(name)
     if name == '1' and start == 2:
+      begun.wait(10)
       failing.set()
       raise RuntimeError('NaN in 1')
-    # The other goes on while the exception is on its way.
-    if failing.wait(10 if name == '0' else 0):
+    # The other has begun, and goes on while the exception is on its way.
+    if name == '0':
+      begun.set()
+      failing.wait(10)
       time.sleep(0.01)
 
   with pytest.raises(RuntimeError, match='NaN in 1'):
