@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from gqa_flax.model.cache import KVCache
 from gqa_flax.partitioning import (
   constrain,
+  constrain_beside_cache,
   constrain_cache,
-  constrain_query,
 )
 
 
@@ -243,34 +243,42 @@ class Attention(nn.Module):
 
   def extend(self, cache: KVCache, x_B1D, position) -> KVCache:
     """Returns a cache with the keys and values of x at a position."""
-    # From heads, where the kernels are: else these would be gathered.
-    key_B1KH, value_B1KH = self._keys_values_by_heads(x_B1D)
-    new = self.place(KVCache.of(key_B1KH, value_B1KH, self.cache_dtype))
-    return self.place(cache.write(new, position))
+
+    def project(dense):
+      x_B1X = self._by_heads(dense(x_B1D), 'kv_heads')
+      return self._split_heads(self._by_cache(x_B1X))
+
+    new = KVCache.of(project(self.key), project(self.value), self.cache_dtype)
+    return self.place(cache.write(self.place(new), position))
 
   def attend(self, x_BTD, cache: KVCache, biases=()):
     """Returns [B, 1, D]: what the position of x reads from a cache."""
-
-    def beside_cache(x_BTNH):
-      # From heads, where the kernel is: else the kernel would be gathered.
-      x_BTNH = constrain(x_BTNH, 'batch', None, 'heads', None)
-      return constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
-
-    query_BTNH = beside_cache(self._queries(x_BTD))
-    x_BTNH = attend_one_position(query_BTNH, *cache.keys_values(), *biases)
-    return self._out(
-      constrain_query(x_BTNH, self.cache_sharding, self.num_kv_heads)
+    query_BTX = self._by_cache(self._by_heads(self.query(x_BTD), 'heads'))
+    x_BTNH = attend_one_position(
+      self._split_heads(query_BTX), *cache.keys_values(), *biases
     )
+    x_BTX = self._by_cache(x_BTNH.reshape(query_BTX.shape))
+    return self.out(self._by_heads(x_BTX, 'heads'))
+
+  def _by_heads(self, x_BTX, axis):
+    """Puts x where the kernels are, which would be gathered otherwise."""
+    B, T, X = x_BTX.shape
+    sizes = (B, T, X // self.head_dim)
+    return constrain(x_BTX, 'batch', None, axis, sizes=sizes)
+
+  def _by_cache(self, x_BTX):
+    return constrain_beside_cache(x_BTX, self.cache_sharding, self.num_kv_heads)
+
+  def _split_heads(self, x_BTX):
+    return x_BTX.reshape(*x_BTX.shape[:2], -1, self.head_dim)
 
   def _queries(self, x_BTD):
-    shape = (*x_BTD.shape[:2], self.num_heads, self.head_dim)
-    return self.query(x_BTD).reshape(shape)
+    return self._split_heads(self.query(x_BTD))
 
   def _keys_values(self, source_BSD):
-    shape = (*source_BSD.shape[:2], self.num_kv_heads, self.head_dim)
     return (
-      self.key(source_BSD).reshape(shape),
-      self.value(source_BSD).reshape(shape),
+      self._split_heads(self.key(source_BSD)),
+      self._split_heads(self.value(source_BSD)),
     )
 
   def _keys_values_by_heads(self, source_BSD):

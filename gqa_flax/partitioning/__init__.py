@@ -16,8 +16,8 @@ from gqa_flax.partitioning.batches import (
 )
 from gqa_flax.partitioning.cache import (
   cache_layout,
+  constrain_beside_cache,
   constrain_cache,
-  constrain_query,
 )
 from gqa_flax.partitioning.mesh import (
   MeshShape,
@@ -38,8 +38,8 @@ __all__ = [
   'batch_sharding',
   'cache_layout',
   'constrain',
+  'constrain_beside_cache',
   'constrain_cache',
-  'constrain_query',
   'current_mesh',
   'data_parallel_mesh',
   'make_mesh',

@@ -39,17 +39,18 @@ def constrain_cache(x_BKSH: jax.Array, layout: str) -> jax.Array:
   return constrain(x_BKSH, *_AXES[chosen]) if chosen else x_BKSH
 
 
-def constrain_query(
-  x_BTNH: jax.Array, layout: str, num_kv_heads: int
+def constrain_beside_cache(
+  x_BTX: jax.Array, layout: str, num_kv_heads: int
 ) -> jax.Array:
-  """Puts queries, or what they read, [B, T, N, H], beside their cache.
+  """Puts what is divided by heads, [B, T, heads * H], beside its cache.
 
-  These are small where the cache is large: they travel, and it does not.
+  Queries, what they read, new keys and values are small where the cache is
+  large: they travel, and it does not. Heads are joined meanwhile: a chip would
+  have to rearrange what travels in rows of one head's width.
   """
-  chosen = _chosen(layout, x_BTNH.shape[0], num_kv_heads)
-  if chosen == BATCH:
-    return constrain(x_BTNH, *_AXES[BATCH])
-  return constrain(x_BTNH, 'batch', None, 'heads', None)
+  if _chosen(layout, x_BTX.shape[0], num_kv_heads) != BATCH:
+    return x_BTX
+  return constrain(x_BTX, 'cache_batch', None, None)
 
 
 def _chosen(layout, batch_size, num_kv_heads) -> str | None:

@@ -51,7 +51,9 @@ def partition_spec(
   return PartitionSpec(*entries)
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+def constrain(
+  x: jax.Array, *axes: str | None, sizes: Sequence[int] | None = None
+) -> jax.Array:
   """Tells the compiler where an activation goes.
 
   Where no mesh was chosen with `jax.set_mesh`, nothing is said.
@@ -59,11 +61,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   Args:
     x: an array.
     *axes: the logical name of each of its dimensions.
+    sizes: as in `partition_spec`; None is x's shape.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
-  spec = partition_spec(axes, x.shape, mesh)
+  spec = partition_spec(axes, sizes or x.shape, mesh)
   return jax.lax.with_sharding_constraint(x, spec)
 
 
