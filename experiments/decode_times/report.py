@@ -274,4 +274,6 @@ _LEGEND = paragraph("""
   a group along one axis of the torus has a third of the links, are not counted.
   *Estimate*: cores and exchanges, one after the other. *Bound*: the longer of
   FLOPs at the published peak and bytes at full bandwidth, phase by phase,
-  divided evenly over the chips; no program is faster.""")
+  divided evenly over the chips; no program is faster. *Bound of the mesh*: the
+  same where only `model` divides the kernels, so that each chip reads more of
+  them.""")

@@ -46,7 +46,8 @@ def steps(found: Mapping[Cell, Found]) -> str:
   """Returns a table of decode steps beside their bounds and targets."""
   header = (
     *('XXL', 'a step, cores, ms', 'bound, ms', 'ratio', 'target', 'reached'),
-    *('exchanges, ms', 'data x fsdp x model', 'cache divided by'),
+    *('bound of the mesh, ms', 'ratio', 'exchanges, ms'),
+    *('data x fsdp x model', 'cache divided by'),
   )
   return markdown_table(header, _steps(found))
 
@@ -76,6 +77,7 @@ def _steps(found: Mapping[Cell, Found]) -> list[tuple]:
     e = chosen.estimate
     step = e.step.core_seconds
     bound = e.bound_seconds()['steps'] / e.decoding.target_length
+    mesh_bound = e.mesh_bound_step_seconds()
     reached = step / bound <= limit if kind == 'times' else step <= limit
     target = f'{limit:g} x' if kind == 'times' else f'{1e3 * limit:g} ms'
     rows.append(
@@ -86,6 +88,8 @@ def _steps(found: Mapping[Cell, Found]) -> list[tuple]:
         f'{step / bound:.2f}',
         target,
         'yes' if reached else '**no**',
+        digits(1e3 * mesh_bound),
+        f'{step / mesh_bound:.2f}',
         digits(1e3 * e.step.collective_seconds),
         ' x '.join(map(str, chosen.cell.mesh)),
         chosen.cell.cache_sharding,

@@ -103,6 +103,21 @@ class Estimate:
     bounds = {name: phase.seconds(*where) for name, phase in phases.items()}
     return {**bounds, 'steps': T * bounds['steps']}
 
+  def mesh_bound_step_seconds(self) -> float:
+    """What no step on this mesh can be faster than.
+
+    Each chip reads its part of the kernels, which only `model` divides, and its
+    part of the caches; the last step's, of their whole length.
+    """
+    work, chip = self.decoding, self.decode.chip
+    S, T = work.source_length, work.target_length
+    step = _bound(roofline.decode_step, work, S, T)
+    caches = _cache_bytes(work, S + T + 1)
+    own = (step.bytes - caches) / self.decode.mesh[2]
+    own += caches / _cache_parts(work.config, self.decode.mesh)
+    computing = step.compute_seconds(chip, self.num_chips)
+    return max(computing, own / chip.hbm_bandwidth)
+
   def a_sample(self, seconds: Mapping[str, float]) -> float:
     """Seconds a sample and chip, as the paper counts: its T_infer."""
     return sum(seconds.values()) * self.num_chips / self.decoding.batch_size
@@ -155,21 +170,35 @@ def _value_width(config: T5Config) -> int:
 
 def could_fit(decoding: Decoding, where: Slice, mesh: Mesh) -> bool:
   """Whether parameters and caches alone fit in the memory of a chip."""
-  data, _, model = mesh
+  _, fsdp, model = mesh
   config = decoding.config
   width = _WIDTHS[decoding.param_dtype]
-  params = width * kv_cache.num_params(config) / model
-  divided = data
-  heads_divide = config.num_kv_heads % model == 0
-  if config.cache_sharding == 'batch' or heads_divide:
-    divided *= model
-  caches = kv_cache.cache_bytes(
+  params = width * kv_cache.num_params(config) / (fsdp * model)
+  caches = _cache_bytes(
+    decoding, decoding.source_length + decoding.target_length
+  )
+  own = params + caches / _cache_parts(config, mesh)
+  return own <= where.chip.hbm_bytes
+
+
+def _cache_bytes(decoding: Decoding, positions: int) -> int:
+  """Returns the bytes of so many positions of all sequences."""
+  config = decoding.config
+  return kv_cache.cache_bytes(
     config,
     decoding.batch_size,
-    decoding.source_length + decoding.target_length,
+    positions,
     value_width=_value_width(config),
   )
-  return params + caches / divided <= where.chip.hbm_bytes
+
+
+def _cache_parts(config: T5Config, mesh: Mesh) -> int:
+  """Returns in how many parts a mesh divides the caches."""
+  data, fsdp, model = mesh
+  heads_divide = config.num_kv_heads % model == 0
+  if config.cache_sharding == 'batch' or heads_divide:
+    return data * fsdp * model
+  return data * fsdp
 
 
 def largest(

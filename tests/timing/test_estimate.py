@@ -76,6 +76,41 @@ def test_the_bound_is_the_rooflines():
   assert wide.bound_seconds()['steps'] > bound['steps']
 
 
+@pytest.mark.parametrize(
+  'num_kv_heads, layout, mesh, kernel_parts, cache_parts',
+  [
+    (8, 'heads', (1, 1, 8), 8, 8),
+    (8, 'batch', (2, 1, 4), 4, 8),
+    (8, 'heads', (4, 2, 1), 1, 8),
+    # One head is copied to all parts where heads are divided.
+    (1, 'heads', (2, 1, 4), 4, 2),
+    (1, 'batch', (2, 1, 4), 4, 8),
+  ],
+)
+def test_a_mesh_bounds_a_step_by_what_each_chip_reads(
+  num_kv_heads, layout, mesh, kernel_parts, cache_parts
+):
+  config = dataclasses.replace(
+    XXL, num_kv_heads=num_kv_heads, cache_sharding=layout
+  )
+  found = Estimate(
+    decoding=Decoding(config, 256, 2048, 512, encoded_rows=64),
+    encode=cost(mesh=mesh),
+    decode=cost(mesh=mesh),
+    step=cost(mesh=mesh),
+  )
+  # Keys and values of 24 layers, for 512 positions and the new one; the rest
+  # is kernels.
+  caches = 2 * 256 * (2048 + 513) * 24 * 2 * num_kv_heads * 64
+  kernels = roofline.decode_step(config, 256, 2048, 512).bytes - caches
+  own = kernels / kernel_parts + caches / cache_parts
+  seconds = found.mesh_bound_step_seconds()
+  assert seconds == pytest.approx(own / 1.2e12)
+  whole = found.bound_seconds()['steps'] / 512
+  assert seconds >= whole
+  assert (seconds == pytest.approx(whole)) == (kernel_parts == 8)
+
+
 def test_memory_is_that_of_the_larger_program():
   found = Estimate(
     decoding=Decoding(XXL, 256, 2048, 512, encoded_rows=64),
@@ -143,6 +178,10 @@ def test_what_cannot_fit_is_not_compiled():
     for layout in ('heads', 'batch')
   ]
   assert sizes == [False, True]
+  # fsdp divides the batch as data does.
+  decoding = Decoding(XXL, 256, 2048, 512, encoded_rows=8)
+  assert estimate.could_fit(decoding, WHERE, (1, 8, 1))
+  assert not estimate.could_fit(decoding, WHERE, (1, 1, 1))
 
 
 def test_every_mesh_and_layout_is_searched_and_the_fastest_chosen():
