@@ -180,6 +180,14 @@ def test_a_run_without_its_file_names_the_file(capsys, argv, function, run):
   assert f'{RUNS}/{run}.gin' in error
 
 
+def test_a_run_without_a_model_names_the_files_of_models(capsys):
+  error = fails(capsys, 'time', f'--gin_file={RUNS}/time.gin')
+  assert error == (
+    'gqa-flax time: T5Config has no vocab_size: no gin file given sets it; add '
+    'one of gin_configs/models.\n'
+  )
+
+
 def test_an_unknown_task_names_the_nearest(capsys, tmp_path):
   error = fails(
     capsys,

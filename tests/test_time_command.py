@@ -117,6 +117,7 @@ def test_a_model_that_fits_no_mesh_is_one_sentence(capsys, monkeypatch):
     (['--target=v4-17'], "--target: The TPU slice 'v4-17' is none; give"),
     (['--target=v4-16', '--trace_dir=x'], 'There is nothing to trace'),
     (['--target=v4-16', '--gin.MESH_DATA=3'], 'No mesh of data=3'),
+    (['--trace_dir='], '--trace_dir names no folder; give one,'),
     (['--target='], "--target: The TPU slice '' is none; give"),
     (['--gin.REPEATS=0'], 'REPEATS is 0; give an integer of 1 or more.'),
     (['--gin.REPEATS=2.5'], 'REPEATS is 2.5; give'),

@@ -62,7 +62,7 @@ def _panel(axes, job, programs):
     )
   if line:
     ideal = [line[0].seconds(False) * chips[0] / n for n in chips]
-    axes.plot(chips, ideal, color='#dddddd', zorder=0, label='v4: ideal')
+    axes.plot(chips, ideal, color='#999999', zorder=0, label='v4: ideal')
   for generation, (color, marker) in _OTHERS.items():
     others = summary.series(programs, job, generation)
     if not others:

@@ -57,7 +57,7 @@ def _run(run: Callable, args, name: str) -> int:
     status = _status(error)
     if args.debug and status != _RESTART:
       raise
-    print(f'{name}: {_one_sentence(error)}', file=sys.stderr)
+    print(f'{name}: {gin_config.one_sentence(error)}', file=sys.stderr)
     if not getattr(error, 'orderly', False):
       _leave_others(status)
     return status
@@ -123,10 +123,3 @@ def _parser() -> argparse.ArgumentParser:
   for module in (jobs, data, scores, cost, times, report):
     module.add_commands(commands)
   return parser
-
-
-def _one_sentence(error: Exception) -> str:
-  """Drops the lines that gin adds to an error about where it was called."""
-  return gin_config.flatten(str(error).split('\n  In call to')[0]) or repr(
-    error
-  )

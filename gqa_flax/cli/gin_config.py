@@ -16,6 +16,14 @@ from typing import Any
 
 import gin
 
+# What gin adds to Python's error when a function lacks arguments.
+_UNSET = re.compile(
+  r'(\w+)\S*\(\) missing .* No values supplied by Gin or caller for '
+  r"arguments: \['([^\]]*)'\]"
+)
+# Files that set a function's parameters.
+_FOLDERS = {'T5Config': 'one of gin_configs/models'}
+
 
 class UsageError(Exception):
   """The command line or a gin file cannot be run as it is."""
@@ -251,6 +259,16 @@ def parsed_without(name: str) -> str:
   """Returns what was parsed, but for a macro."""
   lines = gin.config_str().splitlines(keepends=True)
   return ''.join(line for line in lines if not line.startswith(f'{name} ='))
+
+
+def one_sentence(error: Exception) -> str:
+  """Returns what an error says, without what gin adds to it."""
+  text = flatten(str(error).split('\n  In call to')[0])
+  if unset := _UNSET.match(text):
+    name, arguments = unset.groups()
+    where = _FOLDERS.get(name, 'one that does')
+    return f'{name} has no {arguments}: no gin file given sets it; add {where}.'
+  return text or repr(error)
 
 
 def flatten(text: str) -> str:

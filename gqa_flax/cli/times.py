@@ -70,7 +70,11 @@ def time(args):
 
 
 def _target(args):
-  """Reads --target before JAX is loaded."""
+  """Reads --target, and what goes with it, before JAX is loaded."""
+  if args.trace_dir == '':
+    raise gin_config.UsageError(
+      '--trace_dir names no folder; give one, or leave it out.'
+    )
   if args.target is None:
     return None
   if args.trace_dir:
