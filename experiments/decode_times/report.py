@@ -46,6 +46,7 @@ def figure6(
       '## A decode step against its bound\n',
       tables.steps(found),
       _LEGEND,
+      _MESH_LEGEND,
       '## Phases of the best meshes\n',
       tables.phases(best.values()),
       '## All meshes\n',
@@ -274,6 +275,7 @@ _LEGEND = paragraph("""
   a group along one axis of the torus has a third of the links, are not counted.
   *Estimate*: cores and exchanges, one after the other. *Bound*: the longer of
   FLOPs at the published peak and bytes at full bandwidth, phase by phase,
-  divided evenly over the chips; no program is faster. *Bound of the mesh*: the
-  same where only `model` divides the kernels, so that each chip reads more of
-  them.""")
+  divided evenly over the chips; no program is faster.""")
+_MESH_LEGEND = paragraph("""
+  *Bound of the mesh*: the bound where each chip reads the kernels' whole part
+  of its place along `model`, which alone divides them.""")
