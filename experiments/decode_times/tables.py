@@ -73,9 +73,9 @@ def _steps(found: Mapping[Cell, Found]) -> list[tuple]:
     ]
     if not own:
       continue
-    chosen = min(own, key=lambda f: f.estimate.step.core_seconds)
+    chosen = min(own, key=lambda f: f.estimate.step_seconds)
     e = chosen.estimate
-    step = e.step.core_seconds
+    step = e.step_seconds
     bound = e.bound_seconds()['steps'] / e.decoding.target_length
     mesh_bound = e.mesh_bound_step_seconds()
     reached = step / bound <= limit if kind == 'times' else step <= limit
@@ -137,7 +137,7 @@ def all_meshes(found: Mapping[Cell, Found], size: str) -> str:
         f.cell.cache_sharding,
         f'{e.batch_per_chip:g}',
         f'{e.total_bytes / _GIB:.1f}',
-        digits(1e3 * e.step.core_seconds),
+        digits(1e3 * e.step_seconds),
         digits(1e3 * e.step.collective_seconds),
         ', '.join(
           f'{kind} {k["count"]} ({k["sent_bytes"] / 1e6:.1f} MB)'

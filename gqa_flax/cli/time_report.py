@@ -17,9 +17,11 @@ _ESTIMATE = """\
 Nothing was run. A time is the TPU compiler's estimate of its own program, in
 cycles at the chip's clock, and behind it the least time that the bytes sent
 take over all links of a chip at once. Matrix products are priced at some 90% of
-the published peak; streams through memory at more than the memory takes; waits
-for copies and for other chips are not counted. No program is faster than the
-bound: FLOPs at peak or bytes at full bandwidth, whichever takes longer."""
+the published peak, streams through memory at more than the memory takes, what
+is copied beside them at nothing; but a step takes as long as a chip reads its
+kernels and caches at least. Waits for other chips are not counted. No program
+is faster than the bound: FLOPs at peak or bytes at full bandwidth, whichever
+takes longer, divided evenly over the chips."""
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> str:

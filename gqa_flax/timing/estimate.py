@@ -78,8 +78,20 @@ class Estimate:
     return max(self.encode_bytes, self.decode.total_bytes)
 
   def core_seconds(self) -> dict[str, float]:
-    """The compiler's estimate of each phase, without exchanges."""
-    return self._by_phase(lambda cost: cost.core_seconds)
+    """The compiler's estimate of each phase, without exchanges.
+
+    The compiler does not price what it copies beside its computations, such as
+    kernels to the CMEM of a v4: where its steps are faster than the chip's
+    memory is for this mesh, the memory's time counts.
+    """
+    cores = self._by_phase(lambda cost: cost.core_seconds)
+    steps = self.decoding.target_length * self.mesh_bound_step_seconds()
+    return {**cores, 'steps': max(cores['steps'], steps)}
+
+  @property
+  def step_seconds(self) -> float:
+    """One step of `core_seconds`."""
+    return self.core_seconds()['steps'] / self.decoding.target_length
 
   def exchange_seconds(self) -> dict[str, float]:
     """The least time that each phase's exchanges take, by the links' speed."""
@@ -104,10 +116,10 @@ class Estimate:
     return {**bounds, 'steps': T * bounds['steps']}
 
   def mesh_bound_step_seconds(self) -> float:
-    """What no step on this mesh can be faster than.
+    """What no step on this mesh can be faster than that reads whole caches.
 
     Each chip reads its part of the kernels, which only `model` divides, and its
-    part of the caches; the last step's, of their whole length.
+    part of the caches.
     """
     work, chip = self.decoding, self.decode.chip
     S, T = work.source_length, work.target_length

@@ -109,6 +109,9 @@ def test_a_mesh_bounds_a_step_by_what_each_chip_reads(
   whole = found.bound_seconds()['steps'] / 512
   assert seconds >= whole
   assert (seconds == pytest.approx(whole)) == (kernel_parts == 8)
+  # The cores of `cost` take no time at all: the memory does.
+  assert found.step_seconds == pytest.approx(seconds)
+  assert found.seconds()['steps'] == pytest.approx(512 * seconds)
 
 
 def test_memory_is_that_of_the_larger_program():
