@@ -72,7 +72,8 @@ class T5Config:
       object.__setattr__(self, 'num_kv_heads', self.num_heads)
     for name in _POSITIVE_FIELDS:
       value = getattr(self, name)
-      if not isinstance(value, int | np.integer) or value < 1:
+      integral = isinstance(value, int | np.integer)
+      if not integral or isinstance(value, bool) or value < 1:
         raise ValueError(
           f'T5Config.{name} is {value!r}; set it to an integer of 1 or more.'
         )
@@ -82,10 +83,10 @@ class T5Config:
         f'num_heads = {self.num_heads}; choose one of '
         f'{divisors(self.num_heads)}.'
       )
-    if not 0 <= self.dropout_rate < 1:
+    rate = self.dropout_rate
+    if not isinstance(rate, int | float | np.number) or not 0 <= rate < 1:
       raise ValueError(
-        f'T5Config.dropout_rate is {self.dropout_rate}; set it to at least 0 '
-        'and below 1.'
+        f'T5Config.dropout_rate is {rate!r}; set it to at least 0 and below 1.'
       )
     for field, verb, value, known in (
       ('dtype', 'is', self.dtype, _ACTIVATION_DTYPES),
@@ -190,4 +191,7 @@ def _dtype_name(dtype: Any) -> str:
     return dtype
   if dtype is ml_dtypes.bfloat16:
     return 'bfloat16'
-  return np.dtype(getattr(dtype, 'dtype', dtype)).name
+  try:
+    return np.dtype(getattr(dtype, 'dtype', dtype)).name
+  except TypeError:
+    return repr(dtype)

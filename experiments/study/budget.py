@@ -5,7 +5,6 @@ GQA-8 on 64 TPU v4, uptraining and fine-tuning. Another model's or another
 length's step is taken to use the chips equally well: its FLOPs decide.
 """
 
-import argparse
 import dataclasses
 import functools
 import pathlib
@@ -14,7 +13,7 @@ from experiments import paper_values
 from experiments.scale import summary
 from experiments.study.cells import ALPHA
 from experiments.study.jobs import Job
-from gqa_flax.cli import gin_config
+from gqa_flax.cli import gin_config, gin_text
 from gqa_flax.config import T5Config
 from gqa_flax.reporting import records
 from gqa_flax.timing import flops
@@ -107,14 +106,9 @@ def _step(job: Job, compiled: summary.Program) -> Budget:
 
 def _macro(job: Job, name: str):
   """Returns a macro's value, as the job's files and bindings have it."""
-  found = gin_config.scan(
-    argparse.Namespace(
-      gin_file=job.gin_files,
-      gin_bindings=[f'{k}={x}' for k, x in job.bindings.items()],
-      gin_search_paths='',
-    ),
-    name,
-  )
+  bindings = [f'{k}={x}' for k, x in job.bindings.items()]
+  text = gin_text.read(job.gin_files, bindings, gin_config.search_paths())
+  found = text.value(name)
   if found is None:
     raise ValueError(f'{name} is set by none of {job.gin_files}.')
   return found

@@ -105,6 +105,7 @@ def run_function(module: str, name: str, argv: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(prog=name)
   gin_config.add_arguments(parser)
   args = parser.parse_args(gin_config.rewrite_bindings(argv))
+  args.command = name
 
   def run(args):
     gin_config.parse(args)

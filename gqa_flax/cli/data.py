@@ -87,7 +87,7 @@ def check(args):
   from gqa_flax.data import show
 
   _add_task_file(args)
-  tfds_name = gin_config.scan(args, 'TFDS_NAME')
+  tfds_name = gin_config.read(args).value('TFDS_NAME')
   if tfds_name and not args.dry_run:
     found = on_disk.find(tfds_name, args.tfds_data_dir)
     print(show.on_disk_table(found))
@@ -111,7 +111,7 @@ def check(args):
   from gqa_flax.data.examples import read_example
 
   task = gin_config.call('gqa_flax.data.tasks', 'get_task')()
-  lengths = gin_config.macro('TASK_FEATURE_LENGTHS')
+  lengths = gin_config.literal(args, 'TASK_FEATURE_LENGTHS')
   example = read_example(task, args.split, lengths, args.example)
   in_color = args.color == 'always' or (
     args.color == 'auto'
@@ -125,7 +125,7 @@ def check(args):
 def prepare(args):
   """Fetches a task's data set; with --cache tokenizes it ahead of training."""
   _add_task_file(args)
-  early = gin_config.scan(args, 'TFDS_NAME')
+  early = gin_config.read(args).value('TFDS_NAME')
   if early and not args.dry_run:
     if not on_disk.find(early, args.tfds_data_dir).is_whole:
       on_disk.require_manual_files(early, _manual_dir(args))
@@ -137,7 +137,7 @@ def prepare(args):
 
   # A value may have commas of its own.
   options = [o for o in re.split(',(?=--)', args.pipeline_options) if o]
-  if tfds_name := gin_config.find_macro('TFDS_NAME'):
+  if tfds_name := gin_config.read(args).value('TFDS_NAME'):
     found = preparation.prepare(
       tfds_name, manual_dir=args.manual_dir, pipeline_options=options
     )

@@ -5,16 +5,19 @@ configure, so that the library carries no decorators.
 """
 
 import argparse
-import ast
-import difflib
 import importlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
+
+from gqa_flax.cli import gin_text, output_paths, setting_checks, settings
+from gqa_flax.cli.gin_text import UsageError
+
+__all__ = ['UsageError']
 
 # What gin adds to Python's error when a function lacks arguments.
 _UNSET = re.compile(
@@ -23,10 +26,6 @@ _UNSET = re.compile(
 )
 # Files that set a function's parameters.
 _FOLDERS = {'T5Config': 'one of gin_configs/models'}
-
-
-class UsageError(Exception):
-  """The command line or a gin file cannot be run as it is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -51,6 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser):
   add('--debug', action='store_true', help='show tracebacks')
 
 
+def add_settings(parser: argparse.ArgumentParser, command, run_files):
+  """Lets `--help` end with the settings of gin_configs/runs/<run_files>.gin."""
+  format_help = parser.format_help
+
+  def with_settings() -> str:
+    files = [f'gin_configs/runs/{name}.gin' for name in run_files]
+    names = gin_text.read(files, [], search_paths()).macros
+    return f'{format_help()}\n{settings.describe(names, command)}\n'
+
+  parser.format_help = with_settings  # type: ignore[method-assign]
+
+
 def rewrite_bindings(argv: Sequence[str]) -> list[str]:
   """Turns T5X's `--gin.NAME=value` into `--gin_bindings=NAME=value`."""
   return [
@@ -59,55 +70,80 @@ def rewrite_bindings(argv: Sequence[str]) -> list[str]:
   ]
 
 
+def read(args) -> gin_text.Text:
+  """Returns what files and bindings say, checked without importing anything.
+
+  Raises:
+    UsageError: A file cannot be read, or a setting cannot be as it is.
+  """
+  if getattr(args, 'text', None) is None:
+    for folder in filter(None, args.gin_search_paths.split(',')):
+      if not os.path.isdir(folder):
+        raise UsageError(f'--gin_search_paths: {folder} is not a folder.')
+    if args.tfds_data_dir is not None:
+      require_data_dir(args.tfds_data_dir)
+    text = gin_text.read(
+      args.gin_file, args.gin_bindings, search_paths(args.gin_search_paths)
+    )
+    setting_checks.check(text, args.command)
+    if not args.dry_run:
+      _require_values(text)
+      output_paths.check(text)
+    args.text = text
+  return args.text
+
+
+def _require_values(text: gin_text.Text):
+  """Raises UsageError if a macro has no value."""
+  if missing := setting_checks.missing(text):
+    wanted = ' '.join(f'--gin.{name}=...' for name in missing)
+    raise UsageError(f'These have no value yet: add {wanted}')
+  for name in setting_checks.unset(text):
+    raise UsageError(
+      f'{name} has no value: no gin file given sets it; add one that does, '
+      f'or --gin.{name}=...'
+    )
+
+
+def require_data_dir(folder: str):
+  """Raises UsageError if TFDS cannot have its data sets in a folder."""
+  if not folder or (os.path.exists(folder) and not os.path.isdir(folder)):
+    raise UsageError(
+      f'--tfds_data_dir is {folder!r}, which is not a folder; give the one '
+      'that holds your data sets.'
+    )
+
+
 def parse(args):
-  """Reads files, then bindings; with --dry_run prints what they amount to.
+  """Lets gin read files, then bindings; with --dry_run prints the result.
 
   Raises:
     UsageError: a file or a binding cannot be read, or a value is missing.
   """
+  read(args)
   _choose_folders(args)
   gin.clear_config()
   # Files alone: gin would look into Python packages before our search paths,
   # and fail on gin_configs/, a folder that looks like one.
   gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
-  for folder in _search_paths(args):
+  for folder in search_paths(args.gin_search_paths):
     gin.add_config_file_search_path(str(folder))
   for path in args.gin_file:
     try:
       gin.parse_config_file(path)
-    except OSError as error:
-      raise UsageError(
-        f'The gin file {path} cannot be read ({error.args[0]}); check '
-        '--gin_file and --gin_search_paths.'
-      ) from error
     except Exception as error:
-      raise UsageError(flatten(f'{path}: {error}')) from error
-  referenced = re.findall(r'%([A-Z]\w*)', gin.config_str())
-  known = {*_macros(), *referenced}
+      raise UsageError(f'{path}: {_without_location(error)}') from error
   for binding in args.gin_bindings:
-    _bind(binding, known)
-  missing = [n for n, value in _macros().items() if value == '%gin.REQUIRED']
-  if missing and not args.dry_run:
-    wanted = ' '.join(f'--gin.{name}=...' for name in missing)
-    raise UsageError(f'These have no value yet: add {wanted}')
+    _bind(binding)
   if args.dry_run:
     print(gin.config_str())
   else:
-    _finalize()
-
-
-def _finalize():
-  """Ends the parsing, in which every macro must have found its value."""
-  try:
     gin.finalize()
-  except ValueError as error:
-    found = re.match(r"No bindings specified for '(\w+)/gin.macro'", str(error))
-    if not found:
-      raise
-    raise UsageError(
-      f'{found[1]} has no value: no gin file given sets it; add one that does, '
-      f'or --gin.{found[1]}=...'
-    ) from error
+
+
+def _without_location(error: Exception) -> str:
+  """Returns what went wrong in a gin file, without gin's own quotation."""
+  return flatten(re.split(r'\n\s*In (?:file|bindings)', str(error))[0])
 
 
 def _choose_folders(args):
@@ -120,63 +156,24 @@ def _choose_folders(args):
     caching.add_folders(args.seqio_additional_cache_dirs.split(','))
 
 
-def scan(args, name: str) -> Any:
-  """Returns the value of a macro as files and bindings spell it, or None.
-
-  Reading the text takes no time, where parsing it imports TensorFlow and JAX.
-  Values that are no literals are not seen.
-  """
-  folders = ['', *_search_paths(args)]
-  lines = [line for file in args.gin_file for line in _lines(file, folders)]
-  value: str | None = None
-  for line in (*lines, *args.gin_bindings):
-    if found := re.fullmatch(rf'{name}\s*=\s*([^#]*?)\s*(#.*)?', line):
-      value = _as_gin_value(found[1])
-  try:
-    return ast.literal_eval(value) if value else None
-  except (SyntaxError, ValueError):
-    return None
-
-
-def binds_parameter(args, name: str) -> bool:
-  """Whether a binding sets a parameter of this name, of whatever function."""
-  return any(
-    re.match(rf'\S*\.{name}\s*=', binding) for binding in args.gin_bindings
-  )
-
-
-def _lines(file: str, folders: Sequence[str]) -> Iterator[str]:
-  """Yields the lines of a gin file, and of those that it includes."""
-  paths = [pathlib.Path(folder, file) for folder in folders]
-  path = next((path for path in paths if path.is_file()), None)
-  for line in path.read_text().splitlines() if path else ():
-    if found := re.fullmatch(r"""include\s+['"](.*)['"].*""", line):
-      yield from _lines(found[1], folders)
-    else:
-      yield line
-
-
 def find_folder(args, name: str) -> str:
   """Returns where a folder of gin files is, such as 'gin_configs/tasks'."""
-  candidates = [os.path.join(folder, name) for folder in _search_paths(args)]
+  candidates = [
+    os.path.join(folder, name) for folder in search_paths(args.gin_search_paths)
+  ]
   return next(filter(os.path.isdir, candidates), name)
 
 
-def _search_paths(args) -> list[str]:
-  """The repository or the installed package, then what the user names."""
+def search_paths(chosen: str = '') -> list[str]:
+  """Returns where gin files are: in the repository or the package, then those
+  folders that the user names, separated by commas."""
   root = pathlib.Path(__file__).parent.parent
-  return [str(root.parent), str(root), *args.gin_search_paths.split(',')]
+  return [str(root.parent), str(root), *filter(None, chosen.split(','))]
 
 
-def _bind(binding: str, known):
-  name, equals, value = binding.partition('=')
-  if not equals:
-    raise UsageError(f'--gin.{binding} binds nothing; write --gin.NAME=value.')
-  if re.fullmatch('[A-Z][A-Z0-9_]*', name) and name not in known:
-    near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-    remedy = f'the nearest are {", ".join(near)}' if near else 'give one'
-    raise UsageError(f'--gin.{name}: no gin file uses {name}; {remedy}.')
-  line = f'{name} = {_as_gin_value(value)}'
+def _bind(binding: str):
+  name, _, value = binding.partition('=')
+  line = f'{name} = {gin_text.as_gin_value(value)}'
   try:
     try:
       gin.parse_config(line)
@@ -188,39 +185,23 @@ def _bind(binding: str, known):
       except Exception:
         raise error from None
   except Exception as error:
-    first = flatten(str(error).split('\n  In bindings')[0])
     raise UsageError(
-      f'--gin.{binding}: {first} Check the name against --dry_run.'
+      f'--gin.{binding}: {_without_location(error)} Check the name against '
+      '--dry_run.'
     ) from error
 
 
-def _as_gin_value(text: str) -> str:
-  """Quotes what is neither a literal nor a reference: --gin.DIR=/tmp/x."""
-  if text.startswith(('@', '%')):
-    return text
-  try:
-    ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    # Not a template such as {answer}, but a list of references.
-    nested = text.startswith(('[', '(', '{')) and re.search('[@%]', text)
-    return text if nested else repr(text)
-  return text
-
-
-def _macros() -> dict[str, str]:
-  lines = re.findall(r'^([A-Z][A-Z0-9_]*) = (.*)$', gin.config_str(), re.M)
-  return dict(lines)
-
-
-def macro(name: str):
-  """Returns the value of a macro.
+def literal(args, name: str) -> Any:
+  """Returns the value of a macro that the command itself reads.
 
   Raises:
-    UsageError: it is the call of a function.
+    UsageError: It has none, or it is the call of a function.
   """
-  value = gin.query_parameter(f'%{name}')
-  if hasattr(value, 'scoped_configurable_fn'):
-    raise UsageError(f'{name} must be a plain string for this command.')
+  value = read(args).value(name)
+  if value is None:
+    raise UsageError(
+      f'{name} must have a plain value for this command: --gin.{name}=...'
+    )
   return value
 
 
@@ -243,11 +224,6 @@ def call(module: str, name: str, files: str = 'one that does') -> Callable:
   if not is_bound:
     raise UsageError(f'No --gin_file configures {module}.{name}; give {files}.')
   return gin.get_configurable(function)
-
-
-def find_macro(name: str) -> Any:
-  """Returns the value of a macro, or None if there is none."""
-  return macro(name) if name in _macros() else None
 
 
 def config_str() -> str:

@@ -9,7 +9,8 @@ import sys
 
 from etils import epath
 
-from gqa_flax.cli import gin_config
+from gqa_flax.cli import gin_config, setting_types
+from gqa_flax.cli.setting_types import Integer
 from gqa_flax.data import on_disk
 
 _TRAIN_FILES = (
@@ -30,21 +31,27 @@ def add_commands(commands):
     )
     command.set_defaults(run=run)
     gin_config.add_arguments(command)
+    gin_config.add_settings(command, run.__name__, _RUN_FILES[run])
     add = command.add_argument
     if run in (train, evaluate):
       add('--coordinator_address', help='host:port of process 0')
-      add('--process_count', type=int, help='of all processes of the job')
-      add('--process_index', type=int, help='of this one, from 0')
+      positive = setting_types.flag(Integer(1))
+      add('--process_count', type=positive, help='of all processes of the job')
+      add(
+        '--process_index',
+        type=setting_types.flag(Integer(0)),
+        help='of this one, from 0',
+      )
       add(
         '--heartbeat_seconds',
-        type=int,
+        type=positive,
         default=100,
         help='after which a silent process counts as dead',
       )
     if run is train:
       add(
         '--num_devices',
-        type=int,
+        type=positive,
         help='with --dry_run: of a machine that is not this one',
       )
     if run is infer:
@@ -54,6 +61,11 @@ def add_commands(commands):
 
 def train(args):
   """Trains as configured: `training.loop.train`."""
+  if args.num_devices is not None and not args.dry_run:
+    raise gin_config.UsageError(
+      f'--num_devices={args.num_devices} is for --dry_run alone; leave it out, '
+      'or add --dry_run.'
+    )
   _require_data(args)
   _join(args)
   gin_config.parse(args)
@@ -61,10 +73,20 @@ def train(args):
     _print_plan(args)
     return
   run = gin_config.call('gqa_flax.training.loop', 'train', _TRAIN_FILES)
-  run_dir = gin_config.macro('MODEL_DIR')
-  _write_provenance(run_dir, 'train')
-  run()
-  _write_provenance(run_dir, 'train')
+  run_dir = gin_config.literal(args, 'MODEL_DIR')
+  started = False
+
+  def record():
+    nonlocal started
+    started = True
+    _write_provenance(run_dir, 'train')
+
+  try:
+    run(on_start=record)
+  finally:
+    # What is called late, such as a decoder, is configuration, too.
+    if started:
+      record()
 
 
 def convert(args):
@@ -78,7 +100,7 @@ def convert(args):
     'gin_configs/runs/convert.gin',
   )
   path = run()
-  output = gin_config.macro('OUTPUT')
+  output = gin_config.literal(args, 'OUTPUT')
   _write_provenance(output, 'convert')
   from gqa_flax.conversion import convert as convert_lib
   from gqa_flax.conversion import report
@@ -101,7 +123,8 @@ def evaluate(args):
     'gin_configs/runs/evaluate.gin',
   )
   scores = run(settings=gin_config.parsed_without('OUTPUT_DIR'))
-  _write_provenance(gin_config.macro('OUTPUT_DIR'), 'evaluate')
+  output_dir = gin_config.literal(args, 'OUTPUT_DIR')
+  _write_provenance(output_dir, 'evaluate')
   from gqa_flax.partitioning import hosts
 
   if hosts.is_primary():
@@ -135,6 +158,13 @@ def infer(args):
     temporary.replace(args.output)
 
 
+# What configures each command: the settings that its help shows.
+_RUN_FILES = {
+  train: ('pretrain', 'uptrain', 'finetune'),
+  convert: ('convert',),
+  evaluate: ('evaluate',),
+  infer: ('infer',),
+}
 EXAMPLES = {
   train: """\
 examples:
@@ -198,13 +228,17 @@ example:
 
 def _require_data(args):
   """Says what data is missing before TensorFlow and JAX are loaded."""
-  tfds_name = gin_config.scan(args, 'TFDS_NAME')
-  cached = gin_config.scan(args, 'USE_CACHED_TASKS')
-  # Bound past the macro, it is another data set that is read.
-  direct = gin_config.binds_parameter(args, 'tfds_name')
-  if tfds_name and not (cached or direct or args.dry_run):
-    task = gin_config.scan(args, 'MIXTURE_OR_TASK_NAME') or 'TASK'
-    on_disk.require(tfds_name, task, args.tfds_data_dir)
+  text = gin_config.read(args)
+  # Of the function, for it may be bound past the macro.
+  names = [
+    text.resolve(binding.value)
+    for key, binding in text.parameters.items()
+    if key.endswith('.tfds_name')
+  ]
+  cached = text.value('USE_CACHED_TASKS')
+  if names and isinstance(names[-1], str) and not (cached or args.dry_run):
+    task = text.value('MIXTURE_OR_TASK_NAME') or 'TASK'
+    on_disk.require(names[-1], task, args.tfds_data_dir)
 
 
 def _join(args):
@@ -251,17 +285,21 @@ def _write_provenance(directory: str, command: str):
   """Writes the configuration and the provenance beside a run's results."""
   import jax
 
+  from gqa_flax.evaluation import predictions
   from gqa_flax.partitioning import hosts
   from gqa_flax.reporting import records
 
   if not hosts.is_primary():
     return
 
-  folder = epath.Path(directory)
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / f'{command}.gin').write_text(gin_config.config_str())
   device = jax.devices()[0]
   provenance = records.provenance(device.device_kind, jax.device_count())
   provenance['arguments'] = sys.argv[1:]
-  text = json.dumps(provenance, indent=2) + '\n'
-  (folder / f'{command}_provenance.json').write_text(text)
+  texts = {
+    f'{command}.gin': gin_config.config_str(),
+    f'{command}_provenance.json': json.dumps(provenance, indent=2) + '\n',
+  }
+  folder = epath.Path(directory)
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, text in texts.items():
+    predictions.write_whole(folder / name, text)

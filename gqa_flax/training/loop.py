@@ -64,6 +64,7 @@ def train(
   non_finite: str = 'stop',
   hang_seconds: float | None = 1800,
   compilation_cache: str | None = None,
+  on_start: Callable[[], None] | None = None,
 ) -> TrainState:
   """Trains up to a step, from wherever model_dir or a checkpoint stands.
 
@@ -108,6 +109,7 @@ def train(
       75, so that its job can be restarted; None waits forever. Compiling,
       restoring and saving count.
     compilation_cache: a folder for what was compiled, local or in a bucket.
+    on_start: called once the run is sure to train, before its first step.
 
   Returns:
     The state at train_steps.
@@ -175,6 +177,8 @@ def train(
       )
       return state
 
+    if on_start is not None:
+      on_start()
     run = _Run(model_dir, config, evaluators, manager, first_step, goes_on)
     if missed:
       # What is not saved cannot be the best that is kept.
