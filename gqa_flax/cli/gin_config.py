@@ -87,7 +87,6 @@ def read(args) -> gin_text.Text:
     )
     setting_checks.check(text, args.command)
     if not args.dry_run:
-      _require_values(text)
       output_paths.check(text)
     args.text = text
   return args.text
@@ -120,7 +119,9 @@ def parse(args):
   Raises:
     UsageError: a file or a binding cannot be read, or a value is missing.
   """
-  read(args)
+  text = read(args)
+  if not args.dry_run:
+    _require_values(text)
   _choose_folders(args)
   gin.clear_config()
   # Files alone: gin would look into Python packages before our search paths,

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -98,6 +99,10 @@ class Choice(Type):
 
   def _wanted(self):
     return f'one of {", ".join(map(repr, self.words))}'
+
+  def remedy(self, value):
+    near = difflib.get_close_matches(str(value), self.words, n=1)
+    return f'{self} (is {near[0]!r} meant?)' if near else str(self)
 
 
 @dataclasses.dataclass(frozen=True)

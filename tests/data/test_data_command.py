@@ -154,14 +154,17 @@ def test_a_job_without_its_data_ends_before_anything_is_loaded(
   command, tmp_path
 ):
   """Neither TensorFlow nor JAX, let alone a download."""
-  run_file = {'train': 'finetune', 'evaluate': 'evaluate'}[command]
+  run_file, folder = {
+    'train': ('finetune', 'MODEL_DIR'),
+    'evaluate': ('evaluate', 'OUTPUT_DIR'),
+  }[command]
   code = (
     'import sys\n'
     'from gqa_flax import cli\n'
     f"status = cli.main(['{command}',\n"
     "  '--gin_file=gin_configs/models/mini.gin',\n"
     "  '--gin_file=gin_configs/tasks/pubmed.gin',\n"
-    f"  '--gin_file={RUNS}/{run_file}.gin', '--gin.MODEL_DIR=x',\n"
+    f"  '--gin_file={RUNS}/{run_file}.gin', '--gin.{folder}=x',\n"
     f"  '--tfds_data_dir={tmp_path}'])\n"
     "assert not {'tensorflow', 'jax', 'seqio'} & {*sys.modules}\n"
     'sys.exit(status)\n'
