@@ -13,7 +13,8 @@ from gqa_flax.checkpoints import native
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
-from gqa_flax.training import goodput, preemption, watchdog
+from gqa_flax.runtime.owner import Owner
+from gqa_flax.training import checks, goodput, losses, preemption, watchdog
 from gqa_flax.training import optimizer as optimizers
 from gqa_flax.training.progress import MetricLog, ProgressLine, records
 from gqa_flax.training.start import initial_state
@@ -26,6 +27,7 @@ class Batches(Iterator, Protocol):
   """An endless iterator over batches, whose position can be kept."""
 
   batch_size: int  # rows of all processes together
+  vocab_size: int  # may be absent: token ids are checked as they come
 
   def assign(self, rows, num_processes, process): ...
 
@@ -34,7 +36,8 @@ class Batches(Iterator, Protocol):
   def restore(self, directory): ...
 
 
-# Maps (model, params) to named numbers.
+# Maps (model, params) to named numbers. If it has them, its `metric_names` and
+# `vocab_size` are checked before the first step.
 Evaluator = Callable[[Transformer, Any], dict[str, float]]
 
 
@@ -100,7 +103,8 @@ def train(
     checkpoint_every: steps between checkpoints; the last is always written.
     keep: how many of the latest checkpoints to keep; None keeps all. With two,
       there is one to go back to where the newest is damaged.
-    keep_best: a metric of an evaluator; the best checkpoint is kept besides.
+    keep_best: a metric of an evaluator; the checkpoint with the best score is
+      kept as well.
     keep_best_mode: 'max' or 'min'.
     mesh: the axes over which batch, parameters and heads are divided.
     non_finite: 'stop', or 'skip' what gives no finite update; see `train_step`.
@@ -116,13 +120,35 @@ def train(
     Preempted: after SIGTERM, when the state is saved.
     FloatingPointError: if a loss is not finite; nothing of that state is saved.
     CheckpointWriteError: if a checkpoint cannot be written.
-    ValueError: if a checkpoint is of another architecture, if it has no
-      optimizer state that was to be carried, or if a token id lies outside the
+    FolderInUseError: if another process trains in model_dir.
+    ValueError: if an argument is out of range, keep_best names no metric, there
+      is nothing to train, a checkpoint is of another architecture or has no
+      optimizer state that was to be carried, or a token id lies outside the
       vocabulary.
   """
+  checks.check_settings(
+    paths={
+      'MODEL_DIR': model_dir,
+      'INITIAL_CHECKPOINT_PATH': initial_checkpoint,
+      'COMPILATION_CACHE': compilation_cache,
+    },
+    counts={
+      'TRAIN_STEPS': train_steps,
+      'EVALUATE_EVERY': evaluate_every,
+      'CHECKPOINT_EVERY': checkpoint_every,
+      'KEEP_CHECKPOINTS': keep,
+      'log_every': log_every,
+    },
+    batch_size=train_data.batch_size,
+    microbatches=microbatches,
+  )
   if non_finite not in ('stop', 'skip'):
     raise ValueError(f"NON_FINITE is {non_finite!r}; give 'stop' or 'skip'.")
-  if compilation_cache:
+  losses.check_normalizing_factor(loss_normalizing_factor)
+  checks.check_vocabularies([train_data, *evaluators], config)
+  checks.check_keep_best(keep_best, evaluators)
+  checks.make_cache_folder(compilation_cache)
+  if compilation_cache is not None:
     jax.config.update('jax_compilation_cache_dir', compilation_cache)
   optimizer = optimizers.adafactor() if optimizer is None else optimizer
   device_mesh = partitioning.make_mesh(
@@ -138,6 +164,7 @@ def train(
   )
   scores: dict[int, float] = {}
   with (
+    Owner(model_dir, 'MODEL_DIR', owns=hosts.is_primary()) as owner,
     native.checkpoint_manager(
       model_dir, keep=keep, scores=scores, mode=keep_best_mode, background=True
     ) as manager,
@@ -169,7 +196,15 @@ def train(
     missed = first_step not in evaluated and (
       due(first_step) if goes_on else run_eval_before_training
     )
-    if first_step >= train_steps and not missed:
+    checks.check_steps(
+      first_step,
+      train_steps,
+      model_dir=model_dir,
+      initial_checkpoint=initial_checkpoint,
+      continues=goes_on,
+      evaluates=missed,
+    )
+    if first_step == train_steps and not missed:
       _say(
         f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.'
       )
@@ -217,6 +252,7 @@ def train(
         line.show(step, numbers['loss'], numbers['examples_per_second'])
         native.check(manager)
       if saving:
+        owner.check()
         run.save(state, train_data)
       if stopping:
         run.end(step)
@@ -256,7 +292,8 @@ class _Run:
         found.update(evaluator(self.model, state.params))
         watchdog.beat()
     self.log.write(step, found)
-    if keep_best in found:
+    checks.check_found(keep_best, found)
+    if keep_best is not None:
       scores[step] = found[keep_best]
 
   def save(self, state, train_data):
@@ -290,9 +327,9 @@ def _check_finite(params, step):
   """Raises FloatingPointError: the loss comes before the update, and may be."""
   if not _all_finite(params):
     raise FloatingPointError(
-      f'A parameter is not finite after step {step}, which is not saved; lower '
-      'the learning rate, or go on from the last checkpoint with another '
-      'RANDOM_SEED.'
+      f'A parameter is not finite after step {step}, which is not saved; start '
+      'again from the last checkpoint with a lower learning rate, or with '
+      'another RANDOM_SEED, which reads other batches.'
     )
 
 

@@ -61,7 +61,7 @@ def initial_state(
   state = native.restore_latest_whole(manager, read)
   if state is not None:
     return state, True
-  if not initial_checkpoint:
+  if initial_checkpoint is None:
     return new_state(config, optimizer, seed, mesh), False
   checkpoint = _restore(initial_checkpoint, config, wanted)
   if initial_optimizer == 'carry':

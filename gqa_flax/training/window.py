@@ -46,16 +46,17 @@ class Window:
       loss = (metrics.cross_entropy + metrics.z_loss) / max(metrics.tokens, 1)
       if not np.isfinite(loss):
         raise FloatingPointError(
-          f'The loss of step {first_step + i} is {loss}; nothing was saved '
-          'since the last checkpoint. Lower the learning rate, go on from '
-          "there with another RANDOM_SEED, or set NON_FINITE = 'skip'."
+          f'The loss of step {first_step + i} is {loss}, and nothing has been '
+          'saved since the last checkpoint; start again from there with a '
+          'lower learning rate, with another RANDOM_SEED, which reads other '
+          "batches, or with NON_FINITE = 'skip', which leaves such steps out."
         )
     total = jax.tree.map(lambda *xs: float(np.sum(xs)), *per_step)
     if total.skipped == len(per_step):
       raise FloatingPointError(
         f'Steps {first_step} to {step} were all skipped, since none gave a '
-        'finite update; lower the learning rate and go on from the last '
-        'checkpoint.'
+        'finite update; start again from the last checkpoint with a lower '
+        'learning rate.'
       )
     seconds = time.monotonic() - self._start
     rate = self._examples / seconds

@@ -197,7 +197,7 @@ def test_unknown_dtypes_are_refused_before_anything_is_read(tmp_path):
 
 def test_another_vocabulary_is_refused(checkpoint, tmp_path):
   larger = embedded.vocabulary(800, cache_dir=tmp_path)
-  with pytest.raises(ValueError, match='The vocabulary has 900 ids'):
+  with pytest.raises(ValueError, match='The data needs 900 token ids'):
     infer(checkpoint=checkpoint, vocabulary=larger, sequence_length=LENGTHS)(
       ['text']
     )
