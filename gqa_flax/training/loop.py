@@ -247,9 +247,10 @@ def train(
       if saving or step % log_every == 0:
         with run.clock('step'):
           numbers = window.close(step)
-        rate = float(learning_rate(jnp.int32(step - 1)))
-        run.log.write(step, {**numbers, 'learning_rate': rate})
-        line.show(step, numbers['loss'], numbers['examples_per_second'])
+        if numbers is not None:
+          rate = float(learning_rate(jnp.int32(step - 1)))
+          run.log.write(step, {**numbers, 'learning_rate': rate})
+          line.show(step, numbers['loss'], numbers['examples_per_second'])
         native.check(manager)
       if saving:
         owner.check()
