@@ -194,7 +194,9 @@ def train(
         scores[int(record['step'])] = record[keep_best]
     evaluated = {record['step'] for record in logged if 'loss' not in record}
     missed = first_step not in evaluated and (
-      due(first_step) if goes_on else run_eval_before_training
+      due(first_step)
+      if goes_on
+      else run_eval_before_training and bool(evaluators)
     )
     checks.check_steps(
       first_step,
