@@ -53,8 +53,8 @@ def evaluate(
     settings: what else decides what is decoded, such as the configuration; if
       it is another after a stop, decoding starts over.
     best_by: a metric that the run in `checkpoint` logged, such as
-      'validation/rouge1': of its checkpoints the one with the highest is
-      evaluated, instead of the latest.
+      'validation/rouge1': of its checkpoints the one with the highest (of
+      a loss the lowest) is evaluated, instead of the latest.
     mesh: the axes over which batch, parameters and heads are divided.
     cache_sharding: see `T5Config`.
     param_dtype: see `inference.precision.prepare`.
@@ -147,7 +147,7 @@ def _best(model_dir: str, metric: str) -> str:
   scores = {int(r['step']): r[metric] for r in logged if metric in r}
   folders = epath.Path(model_dir).glob(f'{native.PREFIX}_*')
   kept = [native.step_of(folder) for folder in folders]
-  step = native.best_step(scores, among=kept)
+  step = native.best_step(scores, checks.best_mode(metric), among=kept)
   if step is None:
     known = sorted({name for record in logged for name in record} - {'step'})
     raise ValueError(

@@ -1,12 +1,16 @@
-"""What is wrong with a run, said before its first step."""
+"""What is wrong with a run, said as early as it can be known."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from gqa_flax.config import T5Config, check_integer
+from gqa_flax.training.step import all_finite
+
+_all_finite = jax.jit(all_finite)
 
 
 def check_settings(
@@ -76,6 +80,12 @@ def check_keep_best(keep_best: str | None, evaluators: Sequence[Any]):
   if all(hasattr(evaluator, 'metric_names') for evaluator in evaluators):
     names = [name for e in evaluators for name in e.metric_names]
     check_found(keep_best, names)
+
+
+def best_mode(metric: str | None) -> str:
+  """Returns 'min' for a loss, of which the lowest is the best, else 'max'."""
+  name = (metric or '').rpartition('/')[2]
+  return 'min' if name in ('cross_entropy', 'loss') else 'max'
 
 
 def check_found(keep_best: str | None, names: Iterable[str]):
@@ -150,6 +160,33 @@ def make_cache_folder(path: str | None):
     raise ValueError(
       f'COMPILATION_CACHE {path} cannot be written ({reason}); give a folder '
       'that can, or None.'
+    )
+
+
+def check_tokens(batch: Mapping[str, Any], config: T5Config):
+  """Raises ValueError if a batch holds a token id beyond the vocabulary."""
+  largest = max(
+    batch[name].max()
+    for name in ('encoder_input_tokens', 'decoder_target_tokens')
+  )
+  if largest >= config.vocab_size:
+    raise ValueError(
+      f'The data holds token id {largest}, but the model has only '
+      f'{config.vocab_size}; set T5Config.vocab_size to at least the size of '
+      'the VOCABULARY.'
+    )
+
+
+def check_finite(params, step: int):
+  """Raises FloatingPointError for parameters that are not to be saved.
+
+  A finite loss does not tell: it comes before the update.
+  """
+  if not _all_finite(params):
+    raise FloatingPointError(
+      f'A parameter is not finite after step {step}, which is not saved; start '
+      'again from the last checkpoint with a lower learning rate, or with '
+      'another RANDOM_SEED, which reads other batches.'
     )
 
 

@@ -19,7 +19,7 @@ from gqa_flax.training import optimizer as optimizers
 from gqa_flax.training.progress import MetricLog, ProgressLine, records
 from gqa_flax.training.start import initial_state
 from gqa_flax.training.state import num_params, step_function
-from gqa_flax.training.step import TrainState, all_finite
+from gqa_flax.training.step import TrainState
 from gqa_flax.training.window import Window
 
 
@@ -62,7 +62,7 @@ def train(
   checkpoint_every: int = 1000,
   keep: int | None = 2,
   keep_best: str | None = None,
-  keep_best_mode: str = 'max',
+  keep_best_mode: str | None = None,
   mesh: partitioning.MeshShape | None = None,
   non_finite: str = 'stop',
   hang_seconds: float | None = 1800,
@@ -105,7 +105,7 @@ def train(
       there is one to go back to where the newest is damaged.
     keep_best: a metric of an evaluator; the checkpoint with the best score is
       kept as well.
-    keep_best_mode: 'max' or 'min'.
+    keep_best_mode: 'max' or 'min'; None is 'min' for a loss, else 'max'.
     mesh: the axes over which batch, parameters and heads are divided.
     non_finite: 'stop', or 'skip' what gives no finite update; see `train_step`.
     hang_seconds: without progress for so long, the process ends with status
@@ -163,10 +163,11 @@ def train(
     jax.process_index(),
   )
   scores: dict[int, float] = {}
+  mode = keep_best_mode or checks.best_mode(keep_best)
   with (
     Owner(model_dir, 'MODEL_DIR', owns=hosts.is_primary()) as owner,
     native.checkpoint_manager(
-      model_dir, keep=keep, scores=scores, mode=keep_best_mode, background=True
+      model_dir, keep=keep, scores=scores, mode=mode, background=True
     ) as manager,
     jax.set_mesh(device_mesh),
     watchdog.Watchdog(hang_seconds),
@@ -235,7 +236,7 @@ def train(
       watchdog.beat()
       with run.clock('input'):
         batch = next(train_data)
-        _check_tokens(batch, config.vocab_size)
+        checks.check_tokens(batch, config)
         placed = partitioning.shard_batch(
           batch, device_mesh, train_data.batch_size
         )
@@ -303,7 +304,7 @@ class _Run:
     """Begins to write a checkpoint."""
     step = int(state.step)
     with self.clock('checkpoint'):
-      _check_finite(state.params, step)
+      checks.check_finite(state.params, step)
       native.save(
         self._manager,
         native.Checkpoint(step, state.params, self.model.config),
@@ -324,32 +325,6 @@ def _say(text: str):
   """Prints, once for all processes."""
   if hosts.is_primary():
     print(text)
-
-
-def _check_finite(params, step):
-  """Raises FloatingPointError: the loss comes before the update, and may be."""
-  if not _all_finite(params):
-    raise FloatingPointError(
-      f'A parameter is not finite after step {step}, which is not saved; start '
-      'again from the last checkpoint with a lower learning rate, or with '
-      'another RANDOM_SEED, which reads other batches.'
-    )
-
-
-_all_finite = jax.jit(all_finite)
-
-
-def _check_tokens(batch, vocab_size):
-  largest = max(
-    batch[name].max()
-    for name in ('encoder_input_tokens', 'decoder_target_tokens')
-  )
-  if largest >= vocab_size:
-    raise ValueError(
-      f'The data holds token id {largest}, but the model has only '
-      f'{vocab_size}; set T5Config.vocab_size to at least the size of the '
-      'VOCABULARY.'
-    )
 
 
 def _count_examples(batch, num_rows: int) -> float:

@@ -89,6 +89,20 @@ def test_the_best_checkpoint_is_evaluated_where_asked(
   assert predictions.read_scores(tmp_path / 'out')['step'] == step
 
 
+def test_the_best_checkpoint_by_a_loss_has_the_lowest(run, tmp_path):
+  with (run / 'metrics.jsonl').open('a') as log:
+    for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0)):
+      record = {'step': step, 'validation/cross_entropy': loss}
+      log.write(json.dumps(record) + '\n')
+  scores = evaluate(
+    checkpoint=str(run),
+    evaluators=[scale],
+    output_dir=str(tmp_path / 'out'),
+    best_by='validation/cross_entropy',
+  )
+  assert scores == {'scale': 4}
+
+
 def test_a_score_that_nothing_logged_is_named(run, tmp_path):
   with pytest.raises(
     ValueError, match=r"'rouge1'; choose a BEST_BY .*\(loss, validation/rouge1"

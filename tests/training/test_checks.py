@@ -99,6 +99,21 @@ def test_a_score_that_no_evaluator_gives_is_refused_with_those_there_are(
   checks.check_keep_best(None, evaluators)
 
 
+def test_the_best_checkpoint_by_a_loss_has_the_lowest(run, tmp_path):
+  scores = iter([3.0, 1.0, 2.0])
+  run(
+    'best',
+    6,
+    evaluators=[lambda model, params: {'held_out/loss': next(scores)}],
+    keep=1,
+    keep_best='held_out/loss',
+  )
+  kept = {path.name for path in (tmp_path / 'best').glob('checkpoint_*')}
+  assert kept == {'checkpoint_4', 'checkpoint_6'}
+  modes = {'validation/cross_entropy': 'min', 'test/rouge1': 'max', None: 'max'}
+  assert {name: checks.best_mode(name) for name in modes} == modes
+
+
 def test_an_evaluator_that_names_nothing_is_asked_by_the_first_evaluation(
   run, tmp_path
 ):
