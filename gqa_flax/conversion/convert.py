@@ -15,6 +15,7 @@ from gqa_flax.conversion import report, slots
 from gqa_flax.conversion import statistics as statistics_lib
 from gqa_flax.conversion.plan import Conversion, check_conversion
 from gqa_flax.conversion.statistics import Statistics
+from gqa_flax.runtime.owner import Owner
 
 RECORD = 'conversion.json'
 
@@ -131,6 +132,7 @@ def convert_checkpoint(
   Raises:
     FileExistsError: if there is a checkpoint in `output`.
     FileNotFoundError: if there is none in `input`.
+    FolderInUseError: if another process writes to `output`.
     ValueError: if something does not fit: heads, formats, damaged arrays or
       such that are not finite. Nothing is written then.
   """
@@ -146,55 +148,56 @@ def convert_checkpoint(
     _check_carry(source, output_format)
   check_conversion(source.config, num_kv_heads, method)
   formats.check_destination(output, output_format)
-  moments = _statistics(
-    source,
-    method,
-    statistics,
-    calibration_task,
-    calibration_batches,
-    calibration_tokens,
-  )
-  conversion = Conversion(
-    source.params,
-    source.config,
-    num_kv_heads,
-    method,
-    seed=seed,
-    statistics=moments,
-    permute_heads=permute_heads,
-    where=source.path,
-  )
-  audit = report.Audit(source.path)
-  settings = {
-    'method': method,
-    'seed': seed,
-    'permute_heads': permute_heads,
-    'optimizer_state': optimizer_state,
-    'output_format': output_format,
-    'output_dtype': output_dtype,
-  }
+  with Owner(output, 'OUTPUT', beside=True):
+    moments = _statistics(
+      source,
+      method,
+      statistics,
+      calibration_task,
+      calibration_batches,
+      calibration_tokens,
+    )
+    conversion = Conversion(
+      source.params,
+      source.config,
+      num_kv_heads,
+      method,
+      seed=seed,
+      statistics=moments,
+      permute_heads=permute_heads,
+      where=source.path,
+    )
+    audit = report.Audit(source.path)
+    settings = {
+      'method': method,
+      'seed': seed,
+      'permute_heads': permute_heads,
+      'optimizer_state': optimizer_state,
+      'output_format': output_format,
+      'output_dtype': output_dtype,
+    }
 
-  def write_record(folder):
-    # Before the checkpoint appears: one without the other is never seen.
-    record = report.record(source, conversion, settings, audit)
-    _write_json(folder / RECORD, record)
+    def write_record(folder):
+      # Before the checkpoint appears: one without the other is never seen.
+      record = report.record(source, conversion, settings, audit)
+      _write_json(folder / RECORD, record)
 
-  shapes = {name: x.shape for name, x in source.params.items()}
-  changed = num_kv_heads < source.config.num_kv_heads
-  return formats.write_checkpoint(
-    output,
-    output_format,
-    source.step,
-    conversion.config,
-    {name: conversion.array(name) for name in source.params},
-    slots.carry(conversion, source.slots, shapes) if carrying else None,
-    count=source.count if carrying else None,
-    source=source.path,
-    method=method if changed else None,
-    dtype=output_dtype,
-    on_slab=audit,
-    on_written=write_record,
-  )
+    shapes = {name: x.shape for name, x in source.params.items()}
+    changed = num_kv_heads < source.config.num_kv_heads
+    return formats.write_checkpoint(
+      output,
+      output_format,
+      source.step,
+      conversion.config,
+      {name: conversion.array(name) for name in source.params},
+      slots.carry(conversion, source.slots, shapes) if carrying else None,
+      count=source.count if carrying else None,
+      source=source.path,
+      method=method if changed else None,
+      dtype=output_dtype,
+      on_slab=audit,
+      on_written=write_record,
+    )
 
 
 def _check_not_grouped_already(shapes, config: T5Config):

@@ -20,7 +20,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from gqa_flax.data import reading, tasks
+from gqa_flax.data import reading, tasks, vocabulary
 from gqa_flax.data.iterator import Batch, BatchIterator
 from gqa_flax.data.reading import TaskOrMixture
 
@@ -37,6 +37,7 @@ def train_batches(
   num_epochs: int | None = None,
   num_shards: int | None = None,
   use_cached: bool = False,
+  position: str = 'restore',
 ) -> BatchIterator:
   """Returns the batches to train on, the same for the same arguments.
 
@@ -58,6 +59,8 @@ def train_batches(
       equal part of every batch. None is as many as the restored position has
       or, without one, as there are processes.
     use_cached: whether to read the task's cache; see `caching`.
+    position: 'restore', or 'reset' to start from the beginning where the
+      restored position is of other arguments or not whole; see `BatchIterator`.
 
   Raises:
     ValueError: there is no such split, it has no examples, a length is too
@@ -101,6 +104,8 @@ def train_batches(
       **tasks.choices(task),
     ),
     num_shards,
+    vocab_size=vocabulary.size_of(task),
+    position=position,
   )
 
 

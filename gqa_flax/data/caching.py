@@ -17,6 +17,7 @@ from etils import epath
 
 from gqa_flax.data import on_disk, tasks
 from gqa_flax.data.vocabulary import fingerprint
+from gqa_flax.runtime.owner import Owner
 
 _MADE_OF = 'gqa_flax.json'
 
@@ -98,6 +99,7 @@ def write(
 
   Raises:
     FileExistsError: there is one already, or something else in its place.
+    FolderInUseError: another process is writing it.
     ValueError: the task cannot be cached.
     MissingDataError: the task's data set is not on disk.
     ModuleNotFoundError: Apache Beam is not installed.
@@ -119,14 +121,15 @@ def write(
       f'{output} is there and is no cache; perhaps a data set of that name: '
       'choose another --cache_dir.'
     )
-  unfinished = output.with_name(f'{output.name}.incomplete')
-  _run_pipeline(task, unfinished, pipeline_options, min_shards)
-  record = json.dumps(made_of(task), indent=2) + '\n'
-  (unfinished / _MADE_OF).write_text(record)
-  (unfinished / 'COMPLETED').write_text('')
-  if output.exists():
-    output.rmtree()
-  unfinished.rename(output)
+  with Owner(output, '--cache_dir', beside=True):
+    unfinished = output.with_name(f'{output.name}.incomplete')
+    _run_pipeline(task, unfinished, pipeline_options, min_shards)
+    record = json.dumps(made_of(task), indent=2) + '\n'
+    (unfinished / _MADE_OF).write_text(record)
+    (unfinished / 'COMPLETED').write_text('')
+    if output.exists():
+      output.rmtree()
+    unfinished.rename(output)
   return output
 
 

@@ -3,11 +3,16 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 from etils import epath
+
+_START_OVER = (
+  "set DATA_POSITION = 'reset' to start the batches from the beginning"
+)
 
 Batch = dict[str, np.ndarray]
 # Maps the index of a stream and how many there are to its part of the batches.
@@ -36,6 +41,9 @@ class BatchIterator:
     make_stream: MakeStream,
     arguments: Mapping[str, object],
     num_shards: int | None = None,
+    *,
+    vocab_size: int | None = None,
+    position: str = 'restore',
   ):
     """Stands at the beginning; streams are opened on the first use.
 
@@ -45,13 +53,23 @@ class BatchIterator:
         saved alongside and compared on restoring.
       num_shards: n. None is that of the restored position or, without one,
         the number of processes.
+      vocab_size: how many token ids a model of the batches needs, if known.
+      position: what to do with a saved position of other batches, or one that
+        is not whole: 'restore' refuses it; 'reset' starts the batches from the
+        beginning, with a warning.
 
     Raises:
-      ValueError: B is not divisible by n.
+      ValueError: B is not divisible by n, or there is no such `position`.
     """
+    if position not in ('restore', 'reset'):
+      raise ValueError(
+        f"DATA_POSITION is {position!r}; give 'restore' or 'reset'."
+      )
     self._make_stream = make_stream
     self._arguments = json.loads(json.dumps(arguments))
     self.batch_size = self._arguments['batch_size']
+    self.vocab_size = vocab_size
+    self._resets = position == 'reset'
     self._fixed = num_shards
     if num_shards is not None:
       self._check_divides(num_shards)
@@ -120,21 +138,42 @@ class BatchIterator:
   def restore(self, directory: str | os.PathLike) -> None:
     """Goes to the position saved in a directory, by however many processes.
 
+    A position of another seed belongs to another order of the batches: these
+    start from the beginning of theirs, with a warning.
+
     Raises:
       FileNotFoundError: no position was saved there, or a stream is missing.
       ValueError: the position is one among batches made by other arguments or
         of another number of streams.
     """
     folder = epath.Path(directory)
-    number = self._saved_number(folder)
     # All streams were saved with the same arguments, and every process looks
-    # at the same files, so that none goes on alone.
-    self._check_arguments(folder / _name(0, number))
+    # at the same files, so that none continues alone.
+    try:
+      number = self._saved_number(folder)
+      new_seed = self._check_arguments(folder / _name(0, number))
+    except (FileNotFoundError, ValueError) as error:
+      if not self._resets:
+        raise
+      self._number = None
+      self._warn(f"{error} As DATA_POSITION is 'reset', they do start there.")
+      return
+    if new_seed:
+      self._open(number)
+      self._warn(
+        f'RANDOM_SEED is not that of the position in {folder}: it gives the '
+        'batches a new order, which starts from its beginning.'
+      )
+      return
     if number != self._number:
       self._open(number)
     for index, stream in self._streams.items():
       path = folder / _name(index, number)
       tf.train.Checkpoint(iterator=stream).read(str(path)).assert_consumed()
+
+  def _warn(self, text: str) -> None:
+    if self._process == 0:
+      print(f'Warning: {text}', file=sys.stderr)
 
   def _open_if_new(self) -> None:
     if self._number is None:
@@ -163,15 +202,17 @@ class BatchIterator:
         'of its divisors.'
       )
 
-  def _check_arguments(self, path: epath.Path) -> None:
+  def _check_arguments(self, path: epath.Path) -> bool:
+    """Returns whether a position has another seed; nothing else may differ."""
     saved = json.loads(path.with_suffix('.json').read_text())
     for name, value in self._arguments.items():
-      if saved.get(name) != value:
+      if name != 'seed' and saved.get(name) != value:
         raise ValueError(
           f'The position saved at {path} is for {name} = '
           f'{saved.get(name)!r}, but now it is {value!r}: set it back, or '
-          'start the batches from the beginning.'
+          f'{_START_OVER}.'
         )
+    return saved.get('seed') != self._arguments.get('seed')
 
   def _saved_number(self, directory: epath.Path) -> int:
     """Returns of how many streams a position is, having seen them all."""
@@ -184,20 +225,20 @@ class BatchIterator:
     numbers = sorted({int(match[1]) for match in matches if match})
     if not numbers:
       raise FileNotFoundError(
-        f'There is no saved position of the batches in {directory}: start from '
-        'the beginning.'
+        f'There is no saved position of the batches in {directory}: restore '
+        f'another checkpoint, or {_START_OVER}.'
       )
     if len(numbers) > 1:
       raise ValueError(
         f'The positions saved in {directory} are of {numbers} streams: keep '
-        'the files of one of them.'
+        f'the files of one of them, or {_START_OVER}.'
       )
     (number,) = numbers
     if self._fixed not in (None, number):
       raise ValueError(
         f'The position saved in {directory} is of {number} streams, but '
-        f'DATA_SHARDS is {self._fixed}: set it to {number} or None, or start '
-        'the batches from the beginning.'
+        f'DATA_SHARDS is {self._fixed}: set it to {number} or None, or '
+        f'{_START_OVER}.'
       )
     for index in range(number):
       for end in ('.json', '.index'):
@@ -205,7 +246,7 @@ class BatchIterator:
           raise FileNotFoundError(
             f'The position saved in {directory} lacks '
             f'{_name(index, number) + end}, of stream {index} of {number}: '
-            'restore another checkpoint, or start from the beginning.'
+            f'restore another checkpoint, or {_START_OVER}.'
           )
     return number
 

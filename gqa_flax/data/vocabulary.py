@@ -54,6 +54,12 @@ def sentencepiece(
   return seqio.SentencePieceVocabulary(file, extra_ids=extra_ids)
 
 
+def size_of(task: seqio.Task | seqio.Mixture) -> int:
+  """Returns how many token ids a model of a task's features needs."""
+  features = task.output_features.values()
+  return max(feature.vocabulary.vocab_size for feature in features)
+
+
 def fingerprint(vocabulary: seqio.Vocabulary) -> str:
   """Returns what tells vocabularies apart: their size, and ids of one text."""
   probe = "The quick brown Füchse jump: 0123456789 (it's 1/3 of €5,99)!"

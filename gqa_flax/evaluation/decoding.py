@@ -19,7 +19,6 @@ def decode_tokens(
   model: Transformer,
   params: Any,
   examples: Sequence[Mapping[str, Any]],
-  vocab_size: int,
   sequence_length: Mapping[str, int],
   batch_size: int,
   decode: Callable,
@@ -31,7 +30,6 @@ def decode_tokens(
     model: a Transformer.
     params: its parameters.
     examples: with inputs of at most `sequence_length['inputs']` tokens.
-    vocab_size: of the vocabulary that the inputs are in.
     sequence_length: {'inputs': S, 'targets': T}.
     batch_size: examples decoded together.
     decode: see `evaluate.TaskScore`.
@@ -40,15 +38,7 @@ def decode_tokens(
 
   Returns:
     For each example its token ids, without the padding at the end.
-
-  Raises:
-    ValueError: if the model has fewer token ids than the vocabulary.
   """
-  if vocab_size > model.config.vocab_size:
-    raise ValueError(
-      f'The vocabulary has {vocab_size} ids, but the model only '
-      f'{model.config.vocab_size}; give the VOCABULARY it was trained with.'
-    )
   mesh = partitioning.current_mesh()
   done = list(partial.batches) if partial else []
   rest = examples[len(done) * batch_size :]

@@ -19,7 +19,8 @@ from gqa_flax.inference import EOS_ID, precision
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
-from gqa_flax.training import progress
+from gqa_flax.runtime.owner import Owner
+from gqa_flax.training import checks, progress
 
 __all__ = ['TaskScore', 'evaluate', 'infer']
 
@@ -52,8 +53,8 @@ def evaluate(
     settings: what else decides what is decoded, such as the configuration; if
       it is another after a stop, decoding starts over.
     best_by: a metric that the run in `checkpoint` logged, such as
-      'validation/rouge1': of its checkpoints the one with the highest is
-      evaluated, instead of the latest.
+      'validation/rouge1': of its checkpoints the one with the highest (of
+      a loss the lowest) is evaluated, instead of the latest.
     mesh: the axes over which batch, parameters and heads are divided.
     cache_sharding: see `T5Config`.
     param_dtype: see `inference.precision.prepare`.
@@ -63,8 +64,10 @@ def evaluate(
     The scores of all evaluators.
 
   Raises:
-    ValueError: several evaluators decode the same split, a dtype is unknown, or
-      no checkpoint has a score of `best_by`.
+    FolderInUseError: another process writes to output_dir.
+    ValueError: several evaluators decode the same split, a dtype is unknown, no
+      checkpoint has a score of `best_by`, or the model has fewer token ids than
+      a vocabulary.
   """
   precision.check_param_dtype(param_dtype)
   if best_by is not None:
@@ -76,10 +79,14 @@ def evaluate(
     cache_sharding=cache_sharding,
     cache_dtype=cache_dtype,
   )
+  checks.check_vocabularies(evaluators, config)
   device_mesh = partitioning.make_mesh(
     mesh or partitioning.MeshShape(), config=config
   )
-  with jax.set_mesh(device_mesh):
+  with (
+    Owner(output_dir, 'OUTPUT_DIR', owns=hosts.is_primary()),
+    jax.set_mesh(device_mesh),
+  ):
     return _evaluate(
       checkpoint, config, evaluators, output_dir, settings, param_dtype
     )
@@ -140,7 +147,7 @@ def _best(model_dir: str, metric: str) -> str:
   scores = {int(r['step']): r[metric] for r in logged if metric in r}
   folders = epath.Path(model_dir).glob(f'{native.PREFIX}_*')
   kept = [native.step_of(folder) for folder in folders]
-  step = native.best_step(scores, among=kept)
+  step = native.best_step(scores, checks.best_mode(metric), among=kept)
   if step is None:
     known = sorted({name for record in logged for name in record} - {'step'})
     raise ValueError(
@@ -200,9 +207,11 @@ def infer(
     cache_dtype: see `T5Config`.
 
   Raises:
-    ValueError: a dtype is unknown.
+    ValueError: a dtype is unknown, or the model has fewer token ids than the
+      vocabulary.
   """
   precision.check_param_dtype(param_dtype)
+  checks.check_vocabularies([vocabulary], native.read_config(checkpoint))
   restored = native.restore(checkpoint)
   params = precision.prepare(restored.params, param_dtype)
   model = Transformer(
@@ -219,7 +228,6 @@ def infer(
       model,
       params,
       examples,
-      vocabulary.vocab_size,
       sequence_length,
       batch_size,
       decode,

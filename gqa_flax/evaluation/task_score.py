@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gqa_flax.data import reading, tasks
+from gqa_flax.data import reading, tasks, vocabulary
 from gqa_flax.data.examples import read_examples
 from gqa_flax.evaluation import bootstrap, decoding, metrics, predictions
 from gqa_flax.evaluation.partial import Partial
 from gqa_flax.inference import EOS_ID
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
+from gqa_flax.training import checks
 
 
 class TaskScore:
@@ -30,6 +31,7 @@ class TaskScore:
       percent) and 'statistics' (see `metrics.Metric`), and the lengths as of
       `predictions.example_lengths`.
     lengths: those of all examples, see `predictions.summarize_lengths`.
+    vocab_size: how many token ids the vocabularies of the task have.
   """
 
   def __init__(
@@ -76,6 +78,7 @@ class TaskScore:
     self._statistics: np.ndarray | None = None
     self._task = task
     self._vocabulary = task.output_features['targets'].vocabulary
+    self.vocab_size = vocabulary.size_of(task)
     self._limits = dict(sequence_length)
     self._batch_size = batch_size
     self._decode = decode
@@ -96,11 +99,11 @@ class TaskScore:
     Raises:
       ValueError: if the model has fewer token ids than the vocabulary.
     """
+    checks.check_vocabularies([self], model.config)
     tokens = decoding.decode_tokens(
       model,
       params,
       self._examples,
-      self._vocabulary.vocab_size,
       self._limits,
       self._batch_size,
       self._decode,
@@ -122,6 +125,17 @@ class TaskScore:
     return self._named(scores)
 
   @functools.cached_property
+  def metric_names(self) -> tuple[str, ...]:
+    """What a call returns numbers for, known before anything is decoded.
+
+    The task's own `metric_fns` tell it of targets that are all predicted.
+    """
+    if self._metric_name is not None:
+      return tuple(self._named(dict.fromkeys(self._metric.keys)))
+    texts = [self._text_of(example, 'targets') for example in self._examples]
+    return tuple(self._named(self._task_scores(texts)))
+
+  @functools.cached_property
   def identity(self) -> dict[str, Any]:
     """What decides the tokens besides the model, for `Partial`."""
     digest = hashlib.sha256()
@@ -133,7 +147,7 @@ class TaskScore:
       'sequence_length': self._limits,
       'batch_size': self._batch_size,
       'decode': decoding.describe(self._decode),
-      'vocab_size': self._vocabulary.vocab_size,
+      'vocab_size': self.vocab_size,
       'num_examples': len(self._examples),
       'examples': digest.hexdigest(),
     }

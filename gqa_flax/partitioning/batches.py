@@ -1,5 +1,6 @@
 """From rows of numpy arrays on each host to batches over all devices."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from gqa_flax.partitioning.rules import partition_spec
+from gqa_flax.partitioning.mesh import mesh_axis_size
+from gqa_flax.partitioning.rules import RULES, partition_spec
 
 
 def batch_sharding(mesh: Mesh, num_rows: int) -> NamedSharding:
@@ -54,7 +56,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, num_rows=None):
     ValueError: if the rows do not divide evenly.
   """
   rows = num_rows or max(len(x) for x in batch.values())
-  parts = mesh.size // mesh.shape['model']
+  parts = math.prod(mesh_axis_size(mesh, axis) for axis in RULES['batch'])
   if rows % parts:
     raise ValueError(
       f'A batch of {rows} examples cannot be split over {parts} devices; set '

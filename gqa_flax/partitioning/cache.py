@@ -2,7 +2,7 @@
 
 import jax
 
-from gqa_flax.partitioning.mesh import MODEL
+from gqa_flax.partitioning.mesh import MODEL, mesh_axis_size
 from gqa_flax.partitioning.rules import constrain, partition_spec
 
 AUTO, HEADS, BATCH = LAYOUTS = ('auto', 'heads', 'batch')
@@ -28,7 +28,7 @@ def cache_layout(layout: str, batch_size: int, num_kv_heads: int, mesh) -> str:
   """
   if layout != AUTO:
     return layout
-  heads_divide = num_kv_heads % mesh.shape[MODEL] == 0
+  heads_divide = num_kv_heads % mesh_axis_size(mesh, MODEL) == 0
   batch = partition_spec(('cache_batch',), (batch_size,), mesh)[0] or ()
   return BATCH if not heads_divide and MODEL in batch else HEADS
 

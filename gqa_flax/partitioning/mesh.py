@@ -166,6 +166,19 @@ def current_mesh() -> Mesh:
   return data_parallel_mesh() if mesh.empty else mesh
 
 
+def mesh_axis_size(mesh, name: str) -> int:
+  """Returns how many parts a mesh axis divides arrays into.
+
+  That is 1 where the mesh has no such axis, or one of another type than Auto:
+  along an Explicit or a Manual axis the caller alone divides arrays.
+
+  Args:
+    mesh: a Mesh or an AbstractMesh, of these or any other axes.
+    name: the axis.
+  """
+  return mesh.shape[name] if name in mesh.auto_axes else 1
+
+
 def _memory(device) -> int | None:
   try:
     return (device.memory_stats() or {}).get('bytes_limit')

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gqa_flax.partitioning.mesh import DATA, FSDP, MODEL
+from gqa_flax.partitioning.mesh import DATA, FSDP, MODEL, mesh_axis_size
 
 # Of parameters, `embed` is divided; activations are whole along it, as what
 # divides their batch is the same axis.
@@ -27,7 +27,8 @@ def partition_spec(
 
   An axis that the devices do not divide stays whole on each of them: so a
   single key/value head is copied to every part of `model`, as in section 2.2
-  of the paper.
+  of the paper. A mesh axis of another name divides nothing, and neither does
+  one that the mesh lacks; see `mesh.mesh_axis_size`.
 
   Args:
     axes: the logical name of each dimension; None is never divided.
@@ -40,10 +41,11 @@ def partition_spec(
   for axis, size in zip(axes, sizes, strict=True):
     names, parts = [], 1
     for name in RULES[axis] if axis else ():
-      parts *= mesh.shape[name]
-      if name not in used and mesh.shape[name] > 1 and size % parts == 0:
+      axis_size = mesh_axis_size(mesh, name)
+      parts *= axis_size
+      if name not in used and axis_size > 1 and size % parts == 0:
         names.append(name)
-      elif mesh.shape[name] > 1:
+      elif axis_size > 1:
         names = []  # half a batch on each device helps nobody
         break
     used.update(names)
@@ -56,7 +58,8 @@ def constrain(
 ) -> jax.Array:
   """Tells the compiler where an activation goes.
 
-  Where no mesh was chosen with `jax.set_mesh`, nothing is said.
+  Nothing is said where no mesh was chosen with `jax.set_mesh`, or one whose
+  axes are Explicit or Manual: there the caller divides arrays.
 
   Args:
     x: an array.
@@ -64,7 +67,7 @@ def constrain(
     sizes: as in `partition_spec`; None is x's shape.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  if not mesh.are_all_axes_auto:
     return x
   spec = partition_spec(axes, sizes or x.shape, mesh)
   return jax.lax.with_sharding_constraint(x, spec)

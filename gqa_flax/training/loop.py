@@ -13,12 +13,13 @@ from gqa_flax.checkpoints import native
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
-from gqa_flax.training import goodput, preemption, watchdog
+from gqa_flax.runtime.owner import Owner
+from gqa_flax.training import checks, goodput, losses, preemption, watchdog
 from gqa_flax.training import optimizer as optimizers
 from gqa_flax.training.progress import MetricLog, ProgressLine, records
 from gqa_flax.training.start import initial_state
 from gqa_flax.training.state import num_params, step_function
-from gqa_flax.training.step import TrainState, all_finite
+from gqa_flax.training.step import TrainState
 from gqa_flax.training.window import Window
 
 
@@ -26,6 +27,7 @@ class Batches(Iterator, Protocol):
   """An endless iterator over batches, whose position can be kept."""
 
   batch_size: int  # rows of all processes together
+  vocab_size: int  # may be absent: token ids are checked as they come
 
   def assign(self, rows, num_processes, process): ...
 
@@ -34,7 +36,8 @@ class Batches(Iterator, Protocol):
   def restore(self, directory): ...
 
 
-# Maps (model, params) to named numbers.
+# Maps (model, params) to named numbers. If it has them, its `metric_names` and
+# `vocab_size` are checked before the first step.
 Evaluator = Callable[[Transformer, Any], dict[str, float]]
 
 
@@ -59,7 +62,7 @@ def train(
   checkpoint_every: int = 1000,
   keep: int | None = 2,
   keep_best: str | None = None,
-  keep_best_mode: str = 'max',
+  keep_best_mode: str | None = None,
   mesh: partitioning.MeshShape | None = None,
   non_finite: str = 'stop',
   hang_seconds: float | None = 1800,
@@ -101,8 +104,9 @@ def train(
     checkpoint_every: steps between checkpoints; the last is always written.
     keep: how many of the latest checkpoints to keep; None keeps all. With two,
       there is one to go back to where the newest is damaged.
-    keep_best: a metric of an evaluator; the best checkpoint is kept besides.
-    keep_best_mode: 'max' or 'min'.
+    keep_best: a metric of an evaluator; the checkpoint with the best score is
+      kept as well.
+    keep_best_mode: 'max' or 'min'; None is 'min' for a loss, else 'max'.
     mesh: the axes over which batch, parameters and heads are divided.
     non_finite: 'stop', or 'skip' what gives no finite update; see `train_step`.
     hang_seconds: without progress for so long, the process ends with status
@@ -118,13 +122,35 @@ def train(
     Preempted: after SIGTERM, when the state is saved.
     FloatingPointError: if a loss is not finite; nothing of that state is saved.
     CheckpointWriteError: if a checkpoint cannot be written.
-    ValueError: if a checkpoint is of another architecture, if it has no
-      optimizer state that was to be carried, or if a token id lies outside the
+    FolderInUseError: if another process trains in model_dir.
+    ValueError: if an argument is out of range, keep_best names no metric, there
+      is nothing to train, a checkpoint is of another architecture or has no
+      optimizer state that was to be carried, or a token id lies outside the
       vocabulary.
   """
+  checks.check_settings(
+    paths={
+      'MODEL_DIR': model_dir,
+      'INITIAL_CHECKPOINT_PATH': initial_checkpoint,
+      'COMPILATION_CACHE': compilation_cache,
+    },
+    counts={
+      'TRAIN_STEPS': train_steps,
+      'EVALUATE_EVERY': evaluate_every,
+      'CHECKPOINT_EVERY': checkpoint_every,
+      'KEEP_CHECKPOINTS': keep,
+      'log_every': log_every,
+    },
+    batch_size=train_data.batch_size,
+    microbatches=microbatches,
+  )
   if non_finite not in ('stop', 'skip'):
     raise ValueError(f"NON_FINITE is {non_finite!r}; give 'stop' or 'skip'.")
-  if compilation_cache:
+  losses.check_normalizing_factor(loss_normalizing_factor)
+  checks.check_vocabularies([train_data, *evaluators], config)
+  checks.check_keep_best(keep_best, evaluators)
+  checks.make_cache_folder(compilation_cache)
+  if compilation_cache is not None:
     jax.config.update('jax_compilation_cache_dir', compilation_cache)
   optimizer = optimizers.adafactor() if optimizer is None else optimizer
   device_mesh = partitioning.make_mesh(
@@ -139,9 +165,11 @@ def train(
     jax.process_index(),
   )
   scores: dict[int, float] = {}
+  mode = keep_best_mode or checks.best_mode(keep_best)
   with (
+    Owner(model_dir, 'MODEL_DIR', owns=hosts.is_primary()) as owner,
     native.checkpoint_manager(
-      model_dir, keep=keep, scores=scores, mode=keep_best_mode, background=True
+      model_dir, keep=keep, scores=scores, mode=mode, background=True
     ) as manager,
     jax.set_mesh(device_mesh),
     watchdog.Watchdog(hang_seconds),
@@ -169,9 +197,19 @@ def train(
         scores[int(record['step'])] = record[keep_best]
     evaluated = {record['step'] for record in logged if 'loss' not in record}
     missed = first_step not in evaluated and (
-      due(first_step) if goes_on else run_eval_before_training
+      due(first_step)
+      if goes_on
+      else run_eval_before_training and bool(evaluators)
     )
-    if first_step >= train_steps and not missed:
+    checks.check_steps(
+      first_step,
+      train_steps,
+      model_dir=model_dir,
+      initial_checkpoint=initial_checkpoint,
+      continues=goes_on,
+      evaluates=missed,
+    )
+    if first_step == train_steps and not missed:
       _say(
         f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.'
       )
@@ -202,7 +240,7 @@ def train(
       watchdog.beat()
       with run.clock('input'):
         batch = next(train_data)
-        _check_tokens(batch, config.vocab_size)
+        checks.check_tokens(batch, config)
         placed = partitioning.shard_batch(
           batch, device_mesh, train_data.batch_size
         )
@@ -216,11 +254,13 @@ def train(
       if saving or step % log_every == 0:
         with run.clock('step'):
           numbers = window.close(step)
-        rate = float(learning_rate(jnp.int32(step - 1)))
-        run.log.write(step, {**numbers, 'learning_rate': rate})
-        line.show(step, numbers['loss'], numbers['examples_per_second'])
+        if numbers is not None:
+          rate = float(learning_rate(jnp.int32(step - 1)))
+          run.log.write(step, {**numbers, 'learning_rate': rate})
+          line.show(step, numbers['loss'], numbers['examples_per_second'])
         native.check(manager)
       if saving:
+        owner.check()
         run.save(state, train_data)
       if stopping:
         run.end(step)
@@ -260,14 +300,15 @@ class _Run:
         found.update(evaluator(self.model, state.params))
         watchdog.beat()
     self.log.write(step, found)
-    if keep_best in found:
+    checks.check_found(keep_best, found)
+    if keep_best is not None:
       scores[step] = found[keep_best]
 
   def save(self, state, train_data):
     """Begins to write a checkpoint."""
     step = int(state.step)
     with self.clock('checkpoint'):
-      _check_finite(state.params, step)
+      checks.check_finite(state.params, step)
       native.save(
         self._manager,
         native.Checkpoint(step, state.params, self.model.config),
@@ -288,32 +329,6 @@ def _say(text: str):
   """Prints, once for all processes."""
   if hosts.is_primary():
     print(text)
-
-
-def _check_finite(params, step):
-  """Raises FloatingPointError: the loss comes before the update, and may be."""
-  if not _all_finite(params):
-    raise FloatingPointError(
-      f'A parameter is not finite after step {step}, which is not saved; lower '
-      'the learning rate, or go on from the last checkpoint with another '
-      'RANDOM_SEED.'
-    )
-
-
-_all_finite = jax.jit(all_finite)
-
-
-def _check_tokens(batch, vocab_size):
-  largest = max(
-    batch[name].max()
-    for name in ('encoder_input_tokens', 'decoder_target_tokens')
-  )
-  if largest >= vocab_size:
-    raise ValueError(
-      f'The data holds token id {largest}, but the model has only '
-      f'{vocab_size}; set T5Config.vocab_size to at least the size of the '
-      'VOCABULARY.'
-    )
 
 
 def _count_examples(batch, num_rows: int) -> float:

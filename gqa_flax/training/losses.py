@@ -46,8 +46,9 @@ def loss_normalizer(batch, factor: float | str | None):
     A scalar, or [batch, 1] for 'AVERAGE_PER_SEQUENCE'.
 
   Raises:
-    ValueError: if the name is unknown.
+    ValueError: as `check_normalizing_factor`.
   """
+  check_normalizing_factor(factor)
   weights_BT = batch['decoder_loss_weights'].astype(jnp.float32)
   if factor is None:
     return jnp.float32(1)
@@ -57,10 +58,18 @@ def loss_normalizer(batch, factor: float | str | None):
     return jnp.sum(weights_BT)
   if factor == 'NUM_TOTAL_TARGET_TOKENS':
     return jnp.float32(weights_BT.size)
-  if factor == 'AVERAGE_PER_SEQUENCE':
-    weights_B1 = jnp.sum(weights_BT, axis=1, keepdims=True)
-    return jnp.maximum(weights_B1, 1) * weights_BT.shape[0]
-  raise ValueError(
-    f'loss_normalizing_factor is {factor!r}; set it to a number, None or one '
-    f'of {list(LOSS_NORMALIZING_FACTORS)}.'
-  )
+  weights_B1 = jnp.sum(weights_BT, axis=1, keepdims=True)
+  return jnp.maximum(weights_B1, 1) * weights_BT.shape[0]
+
+
+def check_normalizing_factor(factor: float | str | None):
+  """Raises ValueError unless `loss_normalizer` takes the factor."""
+  if isinstance(factor, str):
+    known = factor in LOSS_NORMALIZING_FACTORS
+  else:
+    known = factor is None or factor > 0
+  if not known:
+    raise ValueError(
+      f'LOSS_NORMALIZING_FACTOR is {factor!r}; set it to a positive number, '
+      f'None or one of {list(LOSS_NORMALIZING_FACTORS)}.'
+    )

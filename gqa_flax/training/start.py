@@ -41,7 +41,8 @@ def initial_state(
     mesh: over which parameters and optimizer state are divided.
 
   Raises:
-    CorruptCheckpointError: if the run has checkpoints, and none is whole.
+    CorruptCheckpointError: if the run has checkpoints, set aside or not, and
+      none is whole.
     ValueError: see `loop.train`.
   """
   if initial_optimizer not in ('reset', 'carry'):
@@ -61,7 +62,8 @@ def initial_state(
   state = native.restore_latest_whole(manager, read)
   if state is not None:
     return state, True
-  if not initial_checkpoint:
+  _check_none_was_damaged(manager.directory)
+  if initial_checkpoint is None:
     return new_state(config, optimizer, seed, mesh), False
   checkpoint = _restore(initial_checkpoint, config, wanted)
   if initial_optimizer == 'carry':
@@ -69,6 +71,17 @@ def initial_state(
   else:
     opt_state = new_optimizer_state(checkpoint.params, config, optimizer, mesh)
   return _state(checkpoint, opt_state, wanted), False
+
+
+def _check_none_was_damaged(directory):
+  """Lets no restart begin again where all that was trained is set aside."""
+  damaged = sorted(directory.glob(f'corrupt_{native.PREFIX}_*'))
+  if damaged:
+    raise native.CorruptCheckpointError(
+      f'{directory} holds no checkpoint but damaged ones, such as '
+      f'{damaged[-1].name} that was set aside: copy one from elsewhere, or '
+      'start in an empty folder.'
+    )
 
 
 def _restore(path, config: T5Config, wanted: TrainState) -> native.Checkpoint:

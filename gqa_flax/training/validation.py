@@ -13,6 +13,10 @@ from gqa_flax.training.step import loss_and_metrics
 class ValidationLoss:
   """An evaluator: cross-entropy and accuracy per target token.
 
+  Attributes:
+    metric_names: what a call returns numbers for.
+    vocab_size: token ids that a model needs for these batches.
+
   Args:
     batches: finite; kept in memory, so that every call sees the same.
     name: prefix of the metrics.
@@ -29,6 +33,12 @@ class ValidationLoss:
         f'There is no batch to compute the {name} loss on; check the split '
         'and its number of examples.'
       )
+    self.metric_names = (f'{name}/cross_entropy', f'{name}/accuracy')
+    self.vocab_size = 1 + max(
+      int(batch[tokens].max())
+      for batch in self._batches
+      for tokens in ('encoder_input_tokens', 'decoder_target_tokens')
+    )
 
   def __call__(self, model, params):
     """Returns {name/cross_entropy: nats a token, name/accuracy: 0 to 1}."""
@@ -41,10 +51,8 @@ class ValidationLoss:
       total.append(jax.device_get(_metrics(model, params, placed)))
       watchdog.beat()
     total = jax.tree.map(lambda *xs: float(np.sum(xs)), *total)
-    return {
-      f'{self._name}/cross_entropy': total.cross_entropy / total.tokens,
-      f'{self._name}/accuracy': total.correct / total.tokens,
-    }
+    values = (total.cross_entropy, total.correct)
+    return {k: x / total.tokens for k, x in zip(self.metric_names, values)}
 
 
 @functools.partial(jax.jit, static_argnames='model')

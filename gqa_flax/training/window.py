@@ -31,14 +31,19 @@ class Window:
     """Leaves out the time that something else has taken."""
     self._start = time.monotonic()
 
-  def close(self, step: int) -> dict[str, float]:
+  def close(self, step: int) -> dict[str, float] | None:
     """Returns the means over the window's tokens, and starts the next one.
 
     Args:
       step: the last.
 
+    Returns:
+      The means, or None if the window holds one step alone and that was
+      skipped: it is left for the next window.
+
     Raises:
-      FloatingPointError: if a loss is not finite, or every step was skipped.
+      FloatingPointError: if a loss is not finite, or all of several steps were
+        skipped.
     """
     per_step = jax.device_get(self._metrics)
     first_step = step - len(per_step) + 1
@@ -46,16 +51,20 @@ class Window:
       loss = (metrics.cross_entropy + metrics.z_loss) / max(metrics.tokens, 1)
       if not np.isfinite(loss):
         raise FloatingPointError(
-          f'The loss of step {first_step + i} is {loss}; nothing was saved '
-          'since the last checkpoint. Lower the learning rate, go on from '
-          "there with another RANDOM_SEED, or set NON_FINITE = 'skip'."
+          f'The loss of step {first_step + i} is {loss}, and nothing has been '
+          'saved since the last checkpoint; start again from there with a '
+          'lower learning rate, with another RANDOM_SEED, which reads other '
+          "batches, or with NON_FINITE = 'skip', which leaves such steps out."
         )
     total = jax.tree.map(lambda *xs: float(np.sum(xs)), *per_step)
+    if total.skipped == len(per_step) == 1:
+      self._examples = 0.0
+      return None
     if total.skipped == len(per_step):
       raise FloatingPointError(
         f'Steps {first_step} to {step} were all skipped, since none gave a '
-        'finite update; lower the learning rate and go on from the last '
-        'checkpoint.'
+        'finite update; start again from the last checkpoint with a lower '
+        'learning rate.'
       )
     seconds = time.monotonic() - self._start
     rate = self._examples / seconds

@@ -18,6 +18,8 @@ from gqa_flax.checkpoints.arrays import LazyArray
 from gqa_flax.conversion import report, slots, statistics
 from gqa_flax.conversion.convert import convert_checkpoint
 from gqa_flax.conversion.plan import Conversion
+from gqa_flax.runtime.owner import NAME as OWNER
+from gqa_flax.runtime.owner import FolderInUseError, Owner
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures/t5x_tiny'
 LEGACY = FIXTURES / 'legacy'
@@ -337,6 +339,33 @@ def test_what_was_killed_may_be_started_again(leave, tmp_path, output_format):
 
 
 @pytest.mark.parametrize('output_format', ['native', 't5x_legacy'])
+@pytest.mark.parametrize('output_format', formats.WRITABLE)
+def test_two_conversions_into_one_output_do_not_meet(tmp_path, output_format):
+  """The second is refused, and leaves alone what the first has begun."""
+  output = tmp_path / 'out'
+  begun = tmp_path / 'out.incomplete' / 'file'
+  begun.parent.mkdir()
+  begun.write_text('half')
+  options = {
+    'input': LEGACY,
+    'output': str(output),
+    'num_kv_heads': 2,
+    'output_format': output_format,
+  }
+  with Owner(output, 'OUTPUT', beside=True):
+    with pytest.raises(
+      FolderInUseError, match=rf'OUTPUT {output} is in use by process \d+ on'
+    ):
+      convert_checkpoint(**options)
+    assert begun.read_text() == 'half'
+    record = (tmp_path / f'out{OWNER}').read_text()
+  # What a killed one leaves blocks nobody.
+  (tmp_path / f'out{OWNER}').write_text(record)
+  convert_checkpoint(**options)
+  assert formats.open_checkpoint(output).config.num_kv_heads == 2
+  assert not (tmp_path / f'out{OWNER}').exists()
+
+
 def test_what_stands_beside_survives_a_failure(
   tmp_path, output_format, monkeypatch
 ):

@@ -447,10 +447,58 @@ def test_a_position_is_restored_only_where_it_belongs(tmp_path):
   with pytest.raises(FileNotFoundError, match='no saved position'):
     iterator.restore(tmp_path)
   iterator.save(tmp_path)
-  with pytest.raises(ValueError, match='seed = 0, but now it is 1'):
-    train(seed=1, pack=False).restore(tmp_path)
+  with pytest.raises(ValueError, match='pack = False, but now it is True'):
+    train(pack=True).restore(tmp_path)
   with pytest.raises(ValueError, match='of 1 streams, but DATA_SHARDS is 2'):
     train(num_shards=2, pack=False).restore(tmp_path)
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_a_new_seed_starts_a_new_order(number, tmp_path, as_processes, capsys):
+  def make(seed):
+    return train(batch_size=8, pack=False, seed=seed)
+
+  saved = as_processes(lambda: make(0), 2)
+  global_batches(saved, 3)
+  save_all(saved, tmp_path)
+  others = as_processes(lambda: make(1), number)
+  for process in others:
+    process.restore(tmp_path)
+  (line,) = capsys.readouterr().err.splitlines()  # said by one process alone
+  assert line.startswith('Warning: RANDOM_SEED is not that of the position in')
+  # The number of streams stays that of the position.
+  expected = global_batches(as_processes(lambda: make(1), 2), 3)
+  assert_equal(global_batches(others, 3), expected)
+  save_all(others, tmp_path)
+  again = as_processes(lambda: make(1), 1)
+  again[0].restore(tmp_path)
+  assert capsys.readouterr().err == ''
+  assert_equal(global_batches(again, 2), global_batches(others, 2))
+
+
+@pytest.mark.parametrize('damage', ['nothing saved', 'a stream is missing'])
+def test_a_position_that_is_not_whole_may_be_reset(damage, tmp_path, capsys):
+  def make(**options):
+    return train(batch_size=8, pack=False, num_shards=2, **options)
+
+  if damage == 'a stream is missing':
+    make().save(tmp_path)
+    (tmp_path / 'batches-00001-of-00002.index').unlink()
+  with pytest.raises(FileNotFoundError, match="set DATA_POSITION = 'reset'"):
+    make().restore(tmp_path)
+  reset = make(position='reset')
+  reset.restore(tmp_path)
+  assert "As DATA_POSITION is 'reset', they do" in capsys.readouterr().err
+  assert_equal(itertools.islice(reset, 2), list(itertools.islice(make(), 2)))
+
+
+def test_what_to_do_with_a_position_is_checked():
+  with pytest.raises(ValueError, match="DATA_POSITION is 'keep'; give"):
+    train(position='keep')
+
+
+def test_batches_say_how_many_token_ids_a_model_needs():
+  assert train().vocab_size == WordVocabulary().vocab_size == 1000
 
 
 def test_a_stream_that_is_missing_is_named(tmp_path, as_processes):

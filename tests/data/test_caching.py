@@ -8,6 +8,7 @@ import seqio
 
 from gqa_flax.data import batches, caching, on_disk, paper_tasks, tasks
 from gqa_flax.data.examples import read_examples
+from gqa_flax.runtime.owner import FolderInUseError, Owner
 
 VOCABULARY = seqio.ByteVocabulary(extra_ids=100)
 LENGTHS = {'inputs': 48, 'targets': 32}
@@ -43,6 +44,17 @@ def rows(stream):
     for i in range(len(batch['encoder_input_tokens']))
   ]
   return sorted(found)
+
+
+def test_two_commands_do_not_write_one_cache(task, tmp_path):
+  output = tmp_path / 'trivia_qa'
+  begun = tmp_path / 'trivia_qa.incomplete' / 'file'
+  begun.parent.mkdir()
+  begun.write_text('half')
+  with Owner(output, '--cache_dir', beside=True):
+    with pytest.raises(FolderInUseError, match=f'--cache_dir {output} is'):
+      caching.write(task, str(tmp_path))
+  assert begun.read_text() == 'half'
 
 
 def test_cached_examples_are_those_made_on_the_fly(task, cache):

@@ -11,11 +11,14 @@ import pytest
 from gqa_flax import Transformer
 from gqa_flax.checkpoints import native
 from gqa_flax.checkpoints.architecture import abstract_params
-from gqa_flax.data import embedded
+from gqa_flax.config import T5Config
+from gqa_flax.data import embedded, tasks
 from gqa_flax.evaluation import predictions
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate, infer
 from gqa_flax.inference import precision
 from gqa_flax.inference.decode import greedy_decode
+from gqa_flax.runtime.owner import FolderInUseError, Owner
+from gqa_flax.training.validation import ValidationLoss
 
 LENGTHS = {'inputs': 24, 'targets': 12}
 
@@ -84,6 +87,20 @@ def test_the_best_checkpoint_is_evaluated_where_asked(
   )
   assert scores == {'scale': step}
   assert predictions.read_scores(tmp_path / 'out')['step'] == step
+
+
+def test_the_best_checkpoint_by_a_loss_has_the_lowest(run, tmp_path):
+  with (run / 'metrics.jsonl').open('a') as log:
+    for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0)):
+      record = {'step': step, 'validation/cross_entropy': loss}
+      log.write(json.dumps(record) + '\n')
+  scores = evaluate(
+    checkpoint=str(run),
+    evaluators=[scale],
+    output_dir=str(tmp_path / 'out'),
+    best_by='validation/cross_entropy',
+  )
+  assert scores == {'scale': 4}
 
 
 def test_a_score_that_nothing_logged_is_named(run, tmp_path):
@@ -187,6 +204,30 @@ def test_smaller_parameters_and_caches_are_evaluated(
   assert cache_dtypes == ['int8'] * 6
 
 
+def test_two_evaluations_into_one_folder_do_not_meet(checkpoint, tmp_path):
+  """Nothing is decoded, and what the first has decoded stays."""
+  partial = tmp_path / 'out' / 'predictions.partial.jsonl'
+
+  def never(model, params):
+    raise AssertionError('evaluated')
+
+  with Owner(tmp_path / 'out', 'OUTPUT_DIR'):
+    partial.write_text('{}\n')
+    with pytest.raises(FolderInUseError, match='OUTPUT_DIR .*out is in use by'):
+      evaluate(
+        checkpoint=checkpoint,
+        evaluators=[never],
+        output_dir=str(tmp_path / 'out'),
+      )
+    assert partial.read_text() == '{}\n'
+  evaluate(
+    checkpoint=checkpoint,
+    evaluators=[lambda model, params: {'heads': 2.0}],
+    output_dir=str(tmp_path / 'out'),
+  )
+  assert predictions.read(tmp_path / 'out').record['heads'] == 2.0
+
+
 def test_unknown_dtypes_are_refused_before_anything_is_read(tmp_path):
   kwargs = {'checkpoint': str(tmp_path / 'none'), 'param_dtype': 'int4'}
   with pytest.raises(ValueError, match="param_dtype is 'int4'; .*PARAM_DTYPE"):
@@ -195,9 +236,21 @@ def test_unknown_dtypes_are_refused_before_anything_is_read(tmp_path):
     infer(vocabulary=None, sequence_length=LENGTHS, **kwargs)
 
 
-def test_another_vocabulary_is_refused(checkpoint, tmp_path):
+def test_another_vocabulary_is_refused_before_parameters_are_read(
+  checkpoint, tmp_path, make_batch, monkeypatch
+):
+  monkeypatch.setattr(native, 'restore', None)
   larger = embedded.vocabulary(800, cache_dir=tmp_path)
-  with pytest.raises(ValueError, match='The vocabulary has 900 ids'):
-    infer(checkpoint=checkpoint, vocabulary=larger, sequence_length=LENGTHS)(
-      ['text']
-    )
+  with pytest.raises(ValueError, match='The data needs 900 token ids'):
+    infer(checkpoint=checkpoint, vocabulary=larger, sequence_length=LENGTHS)
+  task = tasks.get_task('wikipedia_summarization', larger)
+  score = TaskScore(task, 'test', LENGTHS, batch_size=4, num_examples=1)
+  batch = make_batch(T5Config(vocab_size=9000))
+  for evaluator in (score, ValidationLoss([batch])):
+    with pytest.raises(
+      ValueError,
+      match=r'The data needs \d+ token ids, .* has only 704; set',
+    ):
+      evaluate(
+        checkpoint=checkpoint, evaluators=[evaluator], output_dir=str(tmp_path)
+      )

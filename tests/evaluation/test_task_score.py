@@ -167,6 +167,9 @@ def test_a_task_of_the_users_own_is_scored_by_its_own_metrics(
     batch_size=2,
     decode=Oracle(['4', '5', '6'], vocabulary),
   )
+  # Known before anything is decoded, from targets that are all predicted.
+  assert score.metric_names == ('test/sum', 'test/scalar')
+  assert seen.pop() == ([1, 2, 3], [10, 20, 30])
   scores = evaluate(
     checkpoint=checkpoint, evaluators=[score], output_dir=str(tmp_path)
   )
@@ -189,6 +192,7 @@ def test_a_task_of_the_users_own_is_scored_by_its_own_metrics(
     metric='rouge',
   )
   scores = score(Transformer(T5Config(vocab_size=704)), None)
+  assert score.metric_names == tuple(scores)
   assert scores['test/rouge1'] == pytest.approx(200 / 3)
   assert len(seen) == 1
 

@@ -66,6 +66,8 @@ def test_slices_lie_along_data():
 def test_no_mesh_is_one_sentence(shape, options, sentence):
   with pytest.raises(ValueError, match=sentence):
     MeshShape(**shape).sizes(8, **options)
+  # As the sentence says: 'auto' finds a mesh.
+  assert np.prod(MeshShape().sizes(8, **options)) == 8
 
 
 @pytest.mark.parametrize('size', [0, -1, 'all', 2.0])
@@ -104,6 +106,7 @@ def test_rows_that_do_not_divide():
   batch = {'x': np.arange(6)}
   with pytest.raises(ValueError, match='6 examples .* over 4 devices; set BAT'):
     partitioning.shard_batch(batch, mesh)
+  partitioning.shard_batch({'x': np.arange(8)}, mesh)
   spread = partitioning.spread_batch(batch, mesh)['x']
   assert spread.sharding.is_fully_replicated
   np.testing.assert_array_equal(spread, batch['x'])
