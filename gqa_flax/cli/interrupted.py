@@ -21,8 +21,10 @@ def sentence(args) -> str:
 
 def _train(args) -> str:
   folder = gin_config.scan(args, 'MODEL_DIR')
-  if folder is None or args.dry_run:
+  if args.dry_run:
     return 'Interrupted.'
+  if folder is None:
+    return AGAIN
   if '://' in str(folder):
     return (
       'Interrupted. Run the same command again to continue from the newest '
