@@ -83,9 +83,10 @@ def sigint_is_not_ignored():
   signal.signal(signal.SIGINT, previous)
 
 
-def train(folder):
+def train(folder, *argv):
   return Command(
     'train',
+    *argv,
     '--gin_file=gin_configs/models/mini.gin',
     '--gin_file=gin_configs/tasks/wikipedia_span_corruption.gin',
     '--gin_file=gin_configs/runs/pretrain.gin',
@@ -262,6 +263,29 @@ def test_ten_interrupts_are_ten_clean_ends(tmp_path):
   assert native.restore(a).step == TRAIN_STEPS
 
 
+@pytest.mark.alone
+@pytest.mark.slow
+def test_the_other_process_of_a_job_ends_as_well(tmp_path, free_port):
+  port = free_port()
+  processes = [
+    train(
+      tmp_path,
+      f'--coordinator_address=localhost:{port}',
+      '--process_count=2',
+      f'--process_index={i}',
+      '--heartbeat_seconds=10',
+    )
+    for i in range(2)
+  ]
+  processes[1].interrupt_when(at_step(tmp_path, 3), 0)
+  status, words = processes[1].end()
+  assert status == 130, words
+  last_sentence(words, 'train')
+  # Whichever comes first: the exception, or the service's verdict.
+  status, words = processes[0].end()
+  assert status in (75, -signal.SIGABRT), words
+
+
 def sentence(*argv):
   args = cli._parser().parse_args(cli.gin_config.rewrite_bindings(argv))
   return interrupted.sentence(args)
@@ -352,3 +376,20 @@ def test_a_caller_of_main_keeps_its_own_handler(monkeypatch, capsys):
     assert cli.main(['report']) == 130
     assert capsys.readouterr().err == '\ngqa-flax report: Interrupted.\n'
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupted_process_of_a_job_waits_for_no_other(
+  monkeypatch, capsys
+):
+  """Those may wait for it, in a computation that it has left."""
+
+  def report(args):
+    """A command that is interrupted."""
+    raise KeyboardInterrupt
+
+  left = []
+  monkeypatch.setattr('gqa_flax.cli.report.report', report)
+  monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
+  monkeypatch.setattr('gqa_flax.partitioning.hosts.leave', left.append)
+  assert cli.main(['report']) == 130
+  assert left == [130]

@@ -136,12 +136,13 @@ def write_arrays(
       pool.submit(write_or_close, name, arrays[name]) for name in names
     ]
     try:
+      interrupts.check()
       pending = {*futures}
       while pending and budget.error is None:
-        interrupts.check()
         _, pending = concurrent.futures.wait(
           pending, _CHECK_SECONDS, concurrent.futures.FIRST_EXCEPTION
         )
+        interrupts.check()
     except BaseException as error:
       budget.close(error)
     pool.shutdown(wait=True, cancel_futures=True)

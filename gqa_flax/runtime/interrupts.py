@@ -94,8 +94,10 @@ class _Interrupts:
     except Exception:  # the process ends with a plain sentence, then
       text = 'Interrupted.'
     if sys.stderr is not None:
-      # On a line of its own: '^C' or a progress line may precede it.
-      print(f'\n{text}', file=sys.stderr, flush=True)
+      # On a line of its own, after '^C' or a progress line; in one piece, since
+      # other threads may be writing too.
+      sys.stderr.write(f'\n{text}\n')
+      sys.stderr.flush()
 
   @contextlib.contextmanager
   def cleanup(self, function: Callable[[], None]) -> Iterator[None]:
