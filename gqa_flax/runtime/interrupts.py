@@ -37,7 +37,7 @@ class _Interrupts:
     self._checked = False
     self._sentence: Callable[[], str] = lambda: 'Interrupted.'
     self._told = False
-    self._telling = threading.Lock()
+    self._ending = threading.RLock()
     self._cleanups: list[Callable[[], None]] = []
 
   def install(self):
@@ -84,20 +84,23 @@ class _Interrupts:
     self._told = False
 
   def tell(self):
-    """Prints the sentence to standard error, unless that has been done."""
-    with self._telling:
+    """Prints the sentence to standard error, unless that has been done.
+
+    What another thread is printing or cleaning up is waited for.
+    """
+    with self._ending:
       if self._told:
         return
       self._told = True
-    try:
-      text = self._sentence()
-    except Exception:  # the process ends with a plain sentence, then
-      text = 'Interrupted.'
-    if sys.stderr is not None:
-      # On a line of its own, after '^C' or a progress line; in one piece, since
-      # other threads may be writing too.
-      sys.stderr.write(f'\n{text}\n')
-      sys.stderr.flush()
+      try:
+        text = self._sentence()
+      except Exception:  # the process ends with a plain sentence, then
+        text = 'Interrupted.'
+      if sys.stderr is not None:
+        # On a line of its own, after '^C' or a progress line; in one piece,
+        # since other threads may be writing too.
+        sys.stderr.write(f'\n{text}\n')
+        sys.stderr.flush()
 
   @contextlib.contextmanager
   def cleanup(self, function: Callable[[], None]) -> Iterator[None]:
@@ -135,10 +138,11 @@ class _Interrupts:
       os._exit(EXIT_STATUS)
 
   def _farewell(self):
-    self.tell()
-    for function in reversed(self._cleanups):
-      with contextlib.suppress(Exception):  # the others still have to run
-        function()
+    with self._ending:
+      self.tell()
+      for function in reversed(self._cleanups):
+        with contextlib.suppress(Exception):  # the others still have to run
+          function()
 
 
 def _attempt(function: Callable[[], None], seconds: float):

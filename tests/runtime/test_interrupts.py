@@ -182,6 +182,24 @@ with interrupts.cleanup(lambda: os.unlink(folder + '/half')):
   assert os.listdir(tmp_path) == ['whole']
 
 
+def test_the_main_thread_does_not_end_during_a_cleanup(tmp_path):
+  """It may fail for what is cleaned up, and be at its end before."""
+  work = f"""
+begun = threading.Event()
+def clean():
+  begun.set()
+  time.sleep(0.5)
+  open({str(tmp_path / 'clean')!r}, 'w').close()
+with interrupts.cleanup(clean):
+  interrupt()
+  begun.wait()
+interrupts.tell()
+interrupts.leave()
+"""
+  assert run(work) == (130, '', '\nNothing was saved.\n')
+  assert (tmp_path / 'clean').exists()
+
+
 def test_a_cleanup_that_hangs_is_cut_short():
   work = """
 with interrupts.cleanup(lambda: time.sleep(3600)):
