@@ -35,6 +35,7 @@ from gqa_flax.data import batches
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate
 from gqa_flax.model.network import Transformer
 from gqa_flax.reporting import records
+from gqa_flax.runtime import interrupts
 from gqa_flax.training.validation import ValidationLoss
 
 
@@ -274,4 +275,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+  interrupts.install()
   sys.exit(main())

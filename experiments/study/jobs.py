@@ -11,10 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.training_knobs.cells import PAGES
+from gqa_flax.runtime import interrupts
 
-# The statuses with which a job that was told to stop ends: its own, and those
-# of one that was told before it listened, or twice.
-_PREEMPTED = (75, -signal.SIGTERM, -signal.SIGINT)
+# The statuses with which a job that was told to stop ends, by SIGTERM or by
+# Ctrl-C: its own, and those of one that was told before it listened.
+_PREEMPTED = (
+  75,
+  interrupts.EXIT_STATUS,
+  -signal.SIGTERM,
+  -signal.SIGINT,
+)
 
 
 class JobError(RuntimeError):

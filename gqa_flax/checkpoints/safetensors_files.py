@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from gqa_flax.checkpoints.arrays import LazyArray
+from gqa_flax.runtime import interrupts
 
 _DTYPES = {
   'F64': np.dtype('<f8'),
@@ -91,6 +92,7 @@ def write_file(path, arrays: Mapping[str, LazyArray]):
     file.write(text)
     for array in arrays.values():
       for start, stop in array.slabs():
+        interrupts.check()
         rows = LazyArray.of(array.read_rows(start, stop))
         for i, j in rows.slabs(_WRITTEN_BYTES):
           file.write(rows.read_rows(i, j).tobytes())

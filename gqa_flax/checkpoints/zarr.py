@@ -13,9 +13,12 @@ import numpy as np
 import tensorstore as ts
 
 from gqa_flax.checkpoints.arrays import SLAB_BYTES, LazyArray
+from gqa_flax.runtime import interrupts
 
 # What `write_arrays` holds at a time, unless a single slab is larger.
 _IN_FLIGHT_BYTES = 8 * SLAB_BYTES
+# Between two looks for Ctrl-C.
+_CHECK_SECONDS = 0.1
 
 
 def open_array(spec: dict[str, Any], name: str, where) -> LazyArray:
@@ -133,9 +136,13 @@ def write_arrays(
       pool.submit(write_or_close, name, arrays[name]) for name in names
     ]
     try:
-      concurrent.futures.wait(
-        futures, return_when=concurrent.futures.FIRST_EXCEPTION
-      )
+      interrupts.check()
+      pending = {*futures}
+      while pending and budget.error is None:
+        _, pending = concurrent.futures.wait(
+          pending, _CHECK_SECONDS, concurrent.futures.FIRST_EXCEPTION
+        )
+        interrupts.check()
     except BaseException as error:
       budget.close(error)
     pool.shutdown(wait=True, cancel_futures=True)

@@ -7,24 +7,18 @@ scores      compare, average
 cost        cost: memory, bytes and FLOPs from a config alone
 times       time: decoding, measured here or estimated for TPUs
 report      report: all results as one page
+interrupted what a command says after Ctrl-C
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from gqa_flax.cli import (
-  cost,
-  data,
-  gin_config,
-  jobs,
-  report,
-  scores,
-  times,
-)
+from gqa_flax.cli import gin_config, interrupted
 from gqa_flax.cli.gin_config import UsageError
+from gqa_flax.runtime import interrupts
 
-__all__ = ['UsageError', 'main', 'run_function']
+__all__ = ['UsageError', 'console', 'main', 'run_function']
 
 # Of sysexits.h: what schedulers may start again.
 _RESTART = 75
@@ -36,24 +30,38 @@ win. `gqa-flax COMMAND --help` shows examples.
 """
 
 
+def console() -> int:
+  """Runs one command as a program of its own, which Ctrl-C ends at once."""
+  interrupts.install()
+  status = main()
+  if status == interrupts.EXIT_STATUS:
+    interrupts.leave()
+  return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; returns the exit status."""
   argv = gin_config.rewrite_bindings(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(argv)
-  return _run(args.run, args, f'gqa-flax {args.command}')
+  name = f'gqa-flax {args.command}'
+  interrupts.describe(lambda: f'{name}: {interrupted.sentence(args)}')
+  return _run(args.run, args, name)
 
 
 def _run(run: Callable, args, name: str) -> int:
   """Runs, and turns an error into one sentence and an exit status."""
   try:
     run(args)
+    interrupts.check()
   except BrokenPipeError:
     sys.stdout = None  # whoever read us has gone; nothing is left to flush
     return 0
   except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
-    return 130
+    return _end_interrupted()
   except Exception as error:
+    if interrupts.requested():
+      # Peers that were interrupted as well, for instance, are lost.
+      return _end_interrupted()
     status = _status(error)
     if args.debug and status != _RESTART:
       raise
@@ -62,6 +70,13 @@ def _run(run: Callable, args, name: str) -> int:
       _leave_others(status)
     return status
   return 0
+
+
+def _end_interrupted() -> int:
+  """Says so, and leaves the other processes of a job."""
+  interrupts.tell()
+  _leave_others(interrupts.EXIT_STATUS)
+  return interrupts.EXIT_STATUS
 
 
 def _status(error: Exception) -> int:
@@ -107,6 +122,8 @@ def run_function(module: str, name: str, argv: Sequence[str]) -> int:
   args = parser.parse_args(gin_config.rewrite_bindings(argv))
   args.command = name
 
+  interrupts.describe(lambda: f'{name}: {interrupted.AGAIN}')
+
   def run(args):
     gin_config.parse(args)
     if not args.dry_run:
@@ -116,6 +133,9 @@ def run_function(module: str, name: str, argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+  # Here, so that `console` takes over Ctrl-C before they are loaded.
+  from gqa_flax.cli import cost, data, jobs, report, scores, times
+
   raw = argparse.RawDescriptionHelpFormatter
   parser = argparse.ArgumentParser(
     prog='gqa-flax', description=_DESCRIPTION, formatter_class=raw

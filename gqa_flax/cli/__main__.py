@@ -2,6 +2,6 @@
 
 import sys
 
-from gqa_flax.cli import main
+from gqa_flax.cli import console
 
-sys.exit(main())
+sys.exit(console())

@@ -190,7 +190,8 @@ examples:
     --gin.REMAT_POLICY=full --dry_run --num_devices=64
 
 Run the same command again after a stop: it goes on from the last checkpoint.
-After SIGTERM it saves first, and ends with status 75.
+After SIGTERM it saves first, and ends with status 75; Ctrl-C ends it at once,
+with status 130, and saves nothing more.
 """,
   convert: """\
 examples:

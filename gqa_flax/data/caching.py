@@ -17,6 +17,7 @@ from etils import epath
 
 from gqa_flax.data import on_disk, tasks
 from gqa_flax.data.vocabulary import fingerprint
+from gqa_flax.runtime import interrupts
 from gqa_flax.runtime.owner import Owner
 
 _MADE_OF = 'gqa_flax.json'
@@ -123,7 +124,8 @@ def write(
     )
   with Owner(output, '--cache_dir', beside=True):
     unfinished = output.with_name(f'{output.name}.incomplete')
-    _run_pipeline(task, unfinished, pipeline_options, min_shards)
+    with interrupts.cleanup(unfinished.rmtree):
+      _run_pipeline(task, unfinished, pipeline_options, min_shards)
     record = json.dumps(made_of(task), indent=2) + '\n'
     (unfinished / _MADE_OF).write_text(record)
     (unfinished / 'COMPLETED').write_text('')

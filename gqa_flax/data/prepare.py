@@ -1,13 +1,14 @@
 """Fetches a data set and writes it as TFDS reads it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from gqa_flax.data import caching, catalogue, on_disk
+from gqa_flax.runtime import interrupts
 
 
 def prepare(
@@ -51,7 +52,8 @@ def prepare(
     config = config.replace(beam_options=caching.beam_options(pipeline_options))
   builder = tfds.builder(tfds_name, data_dir=on_disk.data_dir())
   try:
-    builder.download_and_prepare(download_config=config)
+    with interrupts.cleanup(_remover_of_unfinished(found.folder)):
+      builder.download_and_prepare(download_config=config)
   except (OSError, tfds.download.DownloadError) as error:
     if isinstance(error, FileNotFoundError | PermissionError):
       raise
@@ -61,6 +63,19 @@ def prepare(
       'downloaded whole is kept.'
     ) from error
   return on_disk.find(tfds_name)
+
+
+def _remover_of_unfinished(folder: epath.Path) -> Callable[[], None]:
+  """Returns what removes the temporary folder that TFDS is about to make."""
+  # Its name: a prefix, something random, and the version.
+  pattern = f'incomplete.*_{folder.name}'
+  earlier = {*folder.parent.glob(pattern)}
+
+  def remove():
+    for path in {*folder.parent.glob(pattern)} - earlier:
+      path.rmtree()
+
+  return remove
 
 
 def _check_packages(data_set: catalogue.DataSet):

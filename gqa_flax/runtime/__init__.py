@@ -1,4 +1,5 @@
 """The process and the world around it, without JAX.
 
-owner  a folder has one owner: the process that writes there
+owner       One owner for a folder: the process that writes there.
+interrupts  Ctrl-C as a request that nothing swallows.
 """

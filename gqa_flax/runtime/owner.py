@@ -8,6 +8,7 @@ have none; there the refreshes are the sign of life, and a newcomer that finds a
 recent record watches it for a while before it takes over.
 """
 
+import contextlib
 import datetime
 import fcntl
 import json
@@ -21,6 +22,8 @@ import uuid
 from typing import Any
 
 from etils import epath
+
+from gqa_flax.runtime import interrupts
 
 NAME = '.owner.json'
 REFRESH_SECONDS = 30.0
@@ -69,6 +72,7 @@ class Owner:
     self._lock: int | None = None
     self._lost: dict[str, Any] | None = None
     self._over = threading.Event()
+    self._cleanup = contextlib.ExitStack()
     self._record: dict[str, Any] = {
       'host': socket.gethostname(),
       'machine': _machine(),
@@ -97,10 +101,12 @@ class Owner:
       self._release()
       raise
     self._refresher.start()
+    self._cleanup.enter_context(interrupts.cleanup(self._release))
     return self
 
   def __exit__(self, *_):
     if self._owns:
+      self._cleanup.close()
       self._over.set()
       self._refresher.join()
       self._release()

@@ -13,6 +13,7 @@ from gqa_flax.checkpoints import native
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
+from gqa_flax.runtime import interrupts
 from gqa_flax.runtime.owner import Owner
 from gqa_flax.training import checks, goodput, losses, preemption, watchdog
 from gqa_flax.training import optimizer as optimizers
@@ -247,6 +248,7 @@ def train(
       with run.clock('compilation' if step == first_step + 1 else 'step'):
         state, metrics = compiled(state, placed, rng)
         window.add(metrics, _count_examples(batch, train_data.batch_size))
+      interrupts.check()
       # Every process asks at every step.
       stopping = preempted(step)
       saving = stopping or due(step) or step % checkpoint_every == 0

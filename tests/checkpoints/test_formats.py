@@ -11,6 +11,8 @@ import pytest
 from flax import traverse_util
 
 from gqa_flax.checkpoints import architecture, formats
+from gqa_flax.checkpoints.arrays import LazyArray
+from gqa_flax.runtime import interrupts
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures/t5x_tiny'
 
@@ -175,3 +177,21 @@ def test_names_are_those_of_the_tree(tiny_config, numbered, tmp_path):
   path = formats.save_params(tmp_path / 'out', numbered, tiny_config)
   flat = traverse_util.flatten_dict(numbered, sep='/')
   assert formats.open_checkpoint(path).params.keys() == flat.keys()
+
+
+@pytest.mark.parametrize('format', formats.WRITABLE)
+def test_an_interrupted_checkpoint_leaves_nothing(
+  tiny_config, numbered, format, tmp_path, monkeypatch
+):
+  """Ctrl-C comes with the first rows; the writing ends after some chunks."""
+
+  def press(name, start, rows):
+    monkeypatch.setattr(interrupts._interrupts, '_requested', True)
+
+  flat = traverse_util.flatten_dict(numbered, sep='/')
+  arrays = {name: LazyArray.of(x) for name, x in flat.items()}
+  with pytest.raises(KeyboardInterrupt):
+    formats.write_checkpoint(
+      tmp_path / 'new', format, 3, tiny_config, arrays, on_slab=press
+    )
+  assert list(tmp_path.iterdir()) == []

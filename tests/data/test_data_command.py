@@ -214,6 +214,50 @@ def test_prepare_writes_a_data_set_once(
   }
 
 
+INTERRUPTED_PREPARATION = """
+import os, signal, sys, time
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import utils
+from gqa_flax import cli
+
+class Builder:
+  def __init__(self, name, data_dir):
+    name, _, version = name.partition(':')
+    self.data_dir = f'{data_dir}/{name}/{version}'
+
+  def download_and_prepare(self, download_config):
+    with utils.incomplete_dir(self.data_dir) as folder:
+      open(f'{folder}/multi_news-train.tfrecord-00000-of-00001', 'w').close()
+      os.kill(os.getpid(), signal.SIGINT)
+      time.sleep(3600)
+
+tfds.builder = Builder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # were it ignored
+sys.exit(cli.console())
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupted_preparation_leaves_what_was_there(tmp_path, bytes_task):
+  file = bytes_task('multi_news', {'inputs': 8, 'targets': 8})
+  other = tmp_path / 'multi_news' / 'incomplete.ABCDEF_2.1.0'
+  other.mkdir(parents=True)
+  argv = ['data', 'prepare', file, f'--tfds_data_dir={tmp_path}']
+  done = subprocess.run(
+    [sys.executable, '-c', INTERRUPTED_PREPARATION, *argv],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 130, done.stderr
+  assert done.stderr.splitlines()[-1] == (
+    'gqa-flax data: Interrupted; files that were downloaded completely are '
+    'kept. Run the same command again to continue.'
+  )
+  assert 'Traceback' not in done.stderr
+  assert [*other.parent.iterdir()] == [other]
+
+
 def test_prepare_does_not_take_half_a_data_set_for_a_whole(
   capsys, tmp_path, prepare, monkeypatch
 ):

@@ -206,6 +206,11 @@ def test_a_job_is_a_command_for_the_shell(tmp_path, monkeypatch):
   with pytest.raises(JobError, match='status -15') as caught:
     job.run(tmp_path / 'logs' / 'log')
   assert caught.value.preempted
+  # Ctrl-C, which the whole group of processes gets.
+  script.write_text('#!/bin/sh\nexit 130\n')
+  with pytest.raises(JobError, match='status 130') as caught:
+    job.run(tmp_path / 'logs' / 'log')
+  assert caught.value.preempted
   script.write_text('#!/bin/sh\n')
   job.run(tmp_path / 'logs' / 'log')
   assert job.is_done

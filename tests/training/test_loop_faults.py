@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gqa_flax.checkpoints import native
+from gqa_flax.runtime import interrupts
 from gqa_flax.training import preemption, progress
 
 
@@ -32,6 +33,26 @@ def test_sigterm_saves_the_step_and_the_same_command_goes_on(run, tmp_path):
   stopped = run('stopped', 5, checkpoint_every=100)
   assert_identical(whole.params, stopped.params)
   assert_identical(whole.opt_state, stopped.opt_state)
+
+
+def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
+  run, tmp_path, monkeypatch
+):
+  """What is being written is written whole; nothing more is."""
+  whole = run('whole', 5)
+
+  with monkeypatch.context() as pressed:
+
+    def press(position):
+      if position == 3:
+        pressed.setattr(interrupts._interrupts, '_requested', True)
+
+    with pytest.raises(KeyboardInterrupt):
+      run('interrupted', 5, before=press)
+  assert checkpoints(tmp_path / 'interrupted') == ['checkpoint_2']
+  interrupted = run('interrupted', 5)
+  assert_identical(whole.params, interrupted.params)
+  assert_identical(whole.opt_state, interrupted.opt_state)
 
 
 def test_an_evaluation_that_was_cut_short_is_made_up_for(run, tmp_path):
