@@ -13,8 +13,10 @@ from orbax.checkpoint import checkpoint_manager as manager_errors
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gqa_flax.checkpoints import native_items
+from gqa_flax.checkpoints.folders import PREFIX, step_of
 
-PREFIX = 'checkpoint'
+# Of the operating system, as Python and TensorStore quote it.
+_FULL = ('No space left on device', 'Disk quota exceeded')
 
 
 class CheckpointWriteError(OSError):
@@ -90,11 +92,12 @@ class Manager(ocp.CheckpointManager):
       older = 'there is no older one'
     except OSError:
       older = 'nor can it be listed for older ones'
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = full_disk(error) or first[:300]
     return CheckpointWriteError(
       f'{PREFIX}_{self._step} could not be written to {self.directory} '
-      f'({reason[:300]}); {older}: see that the folder is there and has room, '
-      'and start again.'
+      f'({reason}); {older}: see that the folder is there and has room, and '
+      'start again.'
     )
 
   def _listed_steps(self) -> list[int]:
@@ -159,10 +162,14 @@ def remove_unfinished(directory: epath.Path, step: int | None = None):
     folder.rmtree()
 
 
-def step_of(path) -> int | None:
-  """Returns the step of a checkpoint's folder, None if it is no such name."""
-  prefix, _, step = path.name.rpartition('_')
-  return int(step) if prefix == PREFIX and step.isdigit() else None
+def full_disk(error: BaseException | None) -> str | None:
+  """Returns 'no space left on device' where that is the cause, or a quota."""
+  while error is not None:
+    for words in _FULL:
+      if words in str(error):
+        return words.lower()
+    error = error.__cause__ or error.__context__
+  return None
 
 
 def _drop_traceback(record: logging.LogRecord) -> bool:

@@ -140,8 +140,8 @@ def convert_checkpoint(
     raise ValueError(
       f'OPTIMIZER_STATE is {optimizer_state!r}; choose reset or carry.'
     )
-  source = formats.open_checkpoint(input, input_format)
   carrying = optimizer_state == 'carry'
+  source = formats.open_checkpoint(input, input_format, optimizer=carrying)
   if carrying:
     _check_carry(source, output_format)
   check_conversion(source.config, num_kv_heads, method)

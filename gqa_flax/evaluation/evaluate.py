@@ -142,6 +142,7 @@ def _best(model_dir: str, metric: str) -> str:
   kept = [native.step_of(folder) for folder in folders]
   step = native.best_step(scores, among=kept)
   if step is None:
+    native.locate(model_dir)  # raises where there is no checkpoint of ours
     known = sorted({name for record in logged for name in record} - {'step'})
     raise ValueError(
       f'No checkpoint of {model_dir} has a score {metric!r}; choose a BEST_BY '

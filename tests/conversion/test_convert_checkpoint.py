@@ -623,3 +623,14 @@ def test_arrays_in_memory_are_not_needed_whole(monkeypatch, tmp_path):
   assert max(size for _, _, size in rows) <= 2048
   assert any(start for _, start, _ in rows)
   assert_whole(tmp_path / 'out')
+
+
+def test_parameters_alone_are_converted_with_a_reset_state(tmp_path):
+  source = tmp_path / 'source' / 'checkpoint_3'
+  shutil.copytree(LEGACY / 'checkpoint_3', source)
+  for array in source.glob('state.*'):
+    shutil.rmtree(array)
+  with pytest.raises(ValueError, match='Or set OPTIMIZER_STATE = reset'):
+    convert(tmp_path / 'out', input=str(source), optimizer_state='carry')
+  convert(tmp_path / 'out', input=str(source), optimizer_state='reset')
+  assert_whole(tmp_path / 'out')
