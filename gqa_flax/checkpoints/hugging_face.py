@@ -91,6 +91,7 @@ def open_checkpoint(path, *, optimizer: bool = False) -> StoredCheckpoint:
     config=dataclasses.replace(config, mlp_activations=mlp_activations),
     params={name: array.astype(np.float32) for name, array in params.items()},
     skipped=skipped,
+    model_type=fields['model_type'],
   )
 
 

@@ -1,5 +1,6 @@
 """Telling a damaged checkpoint from one that is only not to be had now."""
 
+import functools
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -171,7 +172,7 @@ def check_whole(folder: epath.Path, items: Sequence[str]):
   for item in items:
     check_item(folder, model, item)
     if (folder / item).exists():
-      agreed(folder, lambda item=item: orbax_items.open_item(folder / item))
+      agreed(folder, functools.partial(orbax_items.open_item, folder / item))
 
 
 def check_item(folder: epath.Path, model, item: str):
