@@ -2,8 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import logging
 import math
+import os
+import sys
+import threading
 from collections.abc import Collection, Mapping, Sequence
 
 import jax
@@ -15,8 +20,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from gqa_flax.checkpoints import native_items
 from gqa_flax.checkpoints.folders import PREFIX, step_of
 
-# Of the operating system, as Python and TensorStore quote it.
-_FULL = ('No space left on device', 'Disk quota exceeded')
+# In the operating system's words, which Python and TensorStore quote.
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 
 class CheckpointWriteError(OSError):
@@ -29,8 +34,9 @@ class Manager(ocp.CheckpointManager):
   def __init__(self, directory: epath.Path, options):
     self._log = native_items.Log()
     self._step: int | None = None
-    # Orbax logs tracebacks of what is raised here as well.
-    logging.getLogger('absl').addFilter(_drop_traceback)
+    # Orbax logs what is raised here as well, with tracebacks.
+    logging.getLogger('absl').addFilter(_keep_record)
+    _drop_late_results()
     super().__init__(
       directory,
       options=options,
@@ -163,7 +169,7 @@ def remove_unfinished(directory: epath.Path, step: int | None = None):
 
 
 def full_disk(error: BaseException | None) -> str | None:
-  """Returns 'no space left on device' where that is the cause, or a quota."""
+  """Returns 'no space left on device' or the like if that is the cause."""
   while error is not None:
     for words in _FULL:
       if words in str(error):
@@ -172,7 +178,24 @@ def full_disk(error: BaseException | None) -> str | None:
   return None
 
 
-def _drop_traceback(record: logging.LogRecord) -> bool:
-  if 'orbax' in record.pathname:
-    record.exc_info = None
-  return True
+def _keep_record(record: logging.LogRecord) -> bool:
+  if 'orbax' not in record.pathname:
+    return True
+  record.exc_info = None
+  return not any(words in record.getMessage() for words in _FULL)
+
+
+@functools.cache
+def _drop_late_results():
+  """Hides tracebacks of writes that end after another one has failed.
+
+  Orbax has closed the event loop by then that TensorStore reports to.
+  """
+  show = sys.unraisablehook
+
+  def show_others(unraisable):
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main or str(unraisable.exc_value) != 'Event loop is closed':
+      show(unraisable)
+
+  sys.unraisablehook = show_others

@@ -131,6 +131,7 @@ def convert_checkpoint(
   Raises:
     FileExistsError: if there is a checkpoint in `output`.
     FileNotFoundError: if there is none in `input`.
+    CheckpointWriteError: if there is no space left on the device.
     ValueError: if something does not fit: heads, formats, damaged arrays or
       such that are not finite. Nothing is written then.
   """
@@ -262,5 +263,9 @@ def _statistics(source, method, path, task, batches, tokens):
 
 def _write_json(path: epath.Path, value):
   temporary = path.with_name(f'{path.name}.tmp')
-  temporary.write_text(json.dumps(value, indent=2) + '\n')
-  temporary.replace(path)
+  try:
+    temporary.write_text(json.dumps(value, indent=2) + '\n')
+    temporary.replace(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
