@@ -11,6 +11,7 @@ from etils import epath
 from gqa_flax import partitioning
 from gqa_flax.checkpoints import native
 from gqa_flax.checkpoints.architecture import abstract_params
+from gqa_flax.data.vocabulary import check_ids
 from gqa_flax.evaluation import decoding, predictions
 from gqa_flax.evaluation.partial import NAME as PARTIAL
 from gqa_flax.evaluation.partial import Partial
@@ -201,9 +202,11 @@ def infer(
     cache_dtype: see `T5Config`.
 
   Raises:
-    ValueError: a dtype is unknown.
+    ValueError: a dtype is unknown, or the vocabulary's special tokens are not
+      T5's.
   """
   precision.check_param_dtype(param_dtype)
+  check_ids(vocabulary, 'infer')
   restored = native.restore(checkpoint)
   params = precision.prepare(restored.params, param_dtype)
   model = Transformer(
