@@ -8,6 +8,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+# T5's special tokens: padding, which also starts the decoder, and the end of a
+# sequence.
+PAD_ID, EOS_ID = 0, 1
+
 _ACTIVATION_DTYPES = ('float32', 'bfloat16')
 _REMAT_POLICIES = ('none', 'full', 'dots')
 _CACHE_SHARDINGS = ('auto', 'heads', 'batch')
@@ -67,13 +71,19 @@ class T5Config:
 
   def __post_init__(self):
     object.__setattr__(self, 'dtype', _dtype_name(self.dtype))
+    if not isinstance(self.mlp_activations, list | tuple):
+      raise ValueError(
+        f'T5Config.mlp_activations is {self.mlp_activations!r}; give a list of '
+        f'{list(_ACTIVATIONS)}.'
+      )
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
     if self.num_kv_heads is None:
       object.__setattr__(self, 'num_kv_heads', self.num_heads)
     for name in _POSITIVE_FIELDS:
       value = getattr(self, name)
-      integral = isinstance(value, int | np.integer)
-      if not integral or isinstance(value, bool) or value < 1:
+      # In Python, True is an integer, too.
+      is_integer = isinstance(value, int | np.integer) and value is not True
+      if not is_integer or value < 1:
         raise ValueError(
           f'T5Config.{name} is {value!r}; set it to an integer of 1 or more.'
         )
@@ -84,9 +94,16 @@ class T5Config:
         f'{divisors(self.num_heads)}.'
       )
     rate = self.dropout_rate
-    if not isinstance(rate, int | float | np.number) or not 0 <= rate < 1:
+    is_number = isinstance(rate, int | float | np.number)
+    if not is_number or not 0 <= rate < 1:
       raise ValueError(
-        f'T5Config.dropout_rate is {rate!r}; set it to at least 0 and below 1.'
+        f'T5Config.dropout_rate is {rate!r}; set it to a number of at least 0 '
+        'and below 1.'
+      )
+    if not isinstance(self.logits_via_embedding, bool):
+      raise ValueError(
+        f'T5Config.logits_via_embedding is {self.logits_via_embedding!r}; set '
+        'it to True or False.'
       )
     for field, verb, value, known in (
       ('dtype', 'is', self.dtype, _ACTIVATION_DTYPES),
@@ -132,7 +149,19 @@ class T5Config:
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> 'T5Config':
-    """Reads what `to_dict` wrote."""
+    """Reads what `to_dict` wrote.
+
+    Raises:
+      ValueError: if a field is unknown, missing, or has a wrong value.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(fields.keys() - known):
+      raise ValueError(
+        f'T5Config has no field {unknown[0]!r}; read this with the version of '
+        'gqa_flax that wrote it.'
+      )
+    if 'vocab_size' not in fields:
+      raise ValueError('T5Config.vocab_size is missing; give a whole config.')
     return cls(**fields)
 
   def architecture(self) -> dict[str, Any]:

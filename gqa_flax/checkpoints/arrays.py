@@ -90,6 +90,7 @@ class StoredCheckpoint:
     count: Adafactor's own count of steps, by which its memory lengthens; 0
       without slots.
     skipped: names in the file that are no parameter, each with the reason.
+    model_type: as Hugging Face's config.json has it, None in other formats.
   """
 
   format: str
@@ -100,6 +101,7 @@ class StoredCheckpoint:
   slots: Mapping[str, LazyArray] | None = None
   count: int = 0
   skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  model_type: str | None = None
 
 
 def check_finite(rows: np.ndarray, name: str, where, start: int | None = None):

@@ -1,4 +1,4 @@
-"""One door to all formats: recognise, open, write whole or not at all.
+"""One door to all formats: recognize, open, write whole or not at all.
 
 native         ours: <path>/checkpoint_<step>/, Orbax
 t5x            T5X's Orbax checkpoints: checkpoint_<step>/state/ (read only)
@@ -16,6 +16,7 @@ from etils import epath
 from flax import traverse_util
 
 from gqa_flax.checkpoints import (
+  folders,
   hugging_face,
   hugging_face_write,
   native,
@@ -25,7 +26,23 @@ from gqa_flax.checkpoints import (
 )
 from gqa_flax.checkpoints.architecture import check_shapes
 from gqa_flax.checkpoints.arrays import DTYPES, LazyArray, StoredCheckpoint
+from gqa_flax.checkpoints.folders import PREFIX, recognize
+from gqa_flax.checkpoints.native_manager import CheckpointWriteError, full_disk
+from gqa_flax.checkpoints.native_reading import means_damage
 from gqa_flax.config import T5Config
+
+__all__ = [
+  'READABLE',
+  'WRITABLE',
+  'check_destination',
+  'check_dtype',
+  'check_format',
+  'load_params',
+  'open_checkpoint',
+  'recognize',
+  'save_params',
+  'write_checkpoint',
+]
 
 _OPENERS = {
   'native': native.open_checkpoint,
@@ -39,13 +56,17 @@ WRITABLE = ('native', 't5x_legacy', 'hugging_face')
 OnSlab = Callable[[str, int, np.ndarray], None]
 
 
-def open_checkpoint(path, format: str | None = None) -> StoredCheckpoint:
+def open_checkpoint(
+  path, format: str | None = None, *, optimizer: bool = True
+) -> StoredCheckpoint:
   """Opens a checkpoint of any format; reads names, shapes and little else.
 
   Args:
     path: a checkpoint, or a folder with checkpoint_<step> folders, of which
-      the latest is taken; local or on gs:// or s3://.
-    format: of `READABLE`; None recognises it by the files there.
+      the newest whole one is taken; local or on gs:// or s3://.
+    format: of `READABLE`; None recognizes it by the files there.
+    optimizer: whether to open the optimizer's state, too; False reads a
+      checkpoint of which only the parameters are there.
 
   Raises:
     FileNotFoundError: if there is no checkpoint.
@@ -53,21 +74,29 @@ def open_checkpoint(path, format: str | None = None) -> StoredCheckpoint:
   """
   if format is not None:
     check_format(format, READABLE)
-  folder = _latest(epath.Path(path))
-  found = _recognise(folder)
-  if found is None:
-    raise FileNotFoundError(
-      f'There is no checkpoint at {path}: none of the files by which '
-      f'{list(READABLE)} are known; give a checkpoint folder.'
-    )
-  if format is not None and found != format:
-    raise ValueError(
-      f'{folder} looks like {found!r}, not like {format!r}; leave out '
-      'INPUT_FORMAT, or give another folder.'
-    )
-  # As it was given: what is published should not tell where this machine keeps
-  # it.
-  return dataclasses.replace(_OPENERS[found](folder), path=str(folder))
+
+  def read(folder):
+    found = folders.format_of(folder)
+    if found is None:
+      raise FileNotFoundError(
+        f'There is no checkpoint at {folder}: none of the files by which '
+        f'{list(READABLE)} are known; give a checkpoint folder.'
+      )
+    if format is not None and found != format:
+      raise folders.MismatchError(
+        f'{folder} looks like {found!r}, not like {format!r}; leave out '
+        'INPUT_FORMAT, or give another folder.'
+      )
+    # As it was given: what is published should not tell where this machine
+    # keeps it.
+    opened = _OPENERS[found](folder, optimizer=optimizer)
+    return dataclasses.replace(opened, path=str(folder))
+
+  return folders.read_newest(
+    folders.checkpoints_at(path),
+    read,
+    lambda error: not isinstance(error, ImportError) and means_damage(error),
+  )
 
 
 def write_checkpoint(
@@ -112,6 +141,7 @@ def write_checkpoint(
 
   Raises:
     FileExistsError: if there is one already.
+    CheckpointWriteError: if there is no space left on the device.
     ValueError: if the parameters are not those of `config`, or the format is
       not written in the dtype.
   """
@@ -120,7 +150,11 @@ def write_checkpoint(
   folder = check_destination(path, format)
   check_shapes({n: x.shape for n, x in params.items()}, config, 'the result')
   if format == 'native':
-    with _gone_if_empty(folder), native.checkpoint_manager(folder) as manager:
+    with (
+      _explained(folder),
+      _gone_if_empty(folder),
+      native.checkpoint_manager(folder) as manager,
+    ):
       native.save_lazy(
         manager,
         step,
@@ -131,7 +165,7 @@ def write_checkpoint(
         count=count,
         on_written=lambda: on_written(folder),
       )
-    return str(folder / f'{native.PREFIX}_{step}')
+    return str(folder / f'{PREFIX}_{step}')
   if format == 't5x_legacy':
     if slots is not None and count not in (None, step):
       raise ValueError(
@@ -139,13 +173,17 @@ def write_checkpoint(
         "T5X's format keeps one number for both; set OPTIMIZER_STATE = reset, "
         'or OUTPUT_FORMAT = native.'
       )
-    target = folder / f'{native.PREFIX}_{step}'
+    target = folder / f'{PREFIX}_{step}'
     params = {name: x.astype(DTYPES[dtype]) for name, x in params.items()}
-    with _gone_if_empty(folder), _appearing(target) as temporary:
+    with (
+      _explained(folder),
+      _gone_if_empty(folder),
+      _appearing(target) as temporary,
+    ):
       t5x_write.write_legacy(temporary, step, params, slots, _wide(on_slab))
       on_written(folder)
     return str(target)
-  with _appearing(folder) as temporary:
+  with _explained(folder), _appearing(folder) as temporary:
     hugging_face_write.write_checkpoint(
       temporary,
       step,
@@ -174,7 +212,7 @@ def load_params(path, format: str | None = None):
   Raises:
     As `open_checkpoint`.
   """
-  stored = open_checkpoint(path, format)
+  stored = open_checkpoint(path, format, optimizer=False)
   flat = {name: array.read() for name, array in stored.params.items()}
   return traverse_util.unflatten_dict(flat, sep='/'), stored.config
 
@@ -202,7 +240,7 @@ def save_params(path, params, config: T5Config, format='native', step=0) -> str:
 
 def check_destination(path, format: str) -> epath.Path:
   """Returns the path, made absolute; raises FileExistsError if it is taken."""
-  folder = epath.Path(path)
+  folder = folders.as_path(path)
   if '://' not in str(path):
     folder = folder.absolute()
   if folder.exists() and not folder.is_dir():
@@ -210,7 +248,7 @@ def check_destination(path, format: str) -> epath.Path:
   if format == 'hugging_face':
     taken = folder.exists() and any(folder.iterdir())
   else:
-    taken = folder.exists() and _latest(folder) != folder
+    taken = folder.exists() and bool(folders.steps_in(folder))
   if taken:
     raise FileExistsError(
       f'{path} holds a checkpoint already; give an OUTPUT that does not.'
@@ -248,27 +286,18 @@ def check_format(format: str, known):
     )
 
 
-def _recognise(folder) -> str | None:
-  files = {
-    't5x_legacy': t5x.INDEX,
-    't5x': t5x_orbax.ITEM,
-    'native': 'model',
-    'hugging_face': 'config.json',
-  }
-  for format, file in files.items():
-    if (folder / file).exists():
-      return format
-  return None
-
-
-def _latest(path) -> epath.Path:
-  """Returns the checkpoint of the highest step in a folder, or the folder."""
-  steps = {}
-  for entry in path.iterdir() if path.is_dir() else ():
-    prefix, _, step = entry.name.rpartition('_')
-    if prefix == native.PREFIX and step.isdigit():
-      steps[int(step)] = entry
-  return steps[max(steps)] if steps else path
+@contextlib.contextmanager
+def _explained(folder: epath.Path):
+  """Says in one sentence that a disk is full, whoever noticed."""
+  try:
+    yield
+  except Exception as error:
+    if (reason := full_disk(error)) is None:
+      raise
+    raise CheckpointWriteError(
+      f'The checkpoint could not be written to {folder} ({reason}), and none '
+      'of it was kept; make room there or give another OUTPUT, and start again.'
+    ) from error
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ _SHARED = 'shared.weight'
 _HEAD = 'lm_head.weight'
 
 
-def open_checkpoint(path) -> StoredCheckpoint:
+def open_checkpoint(path, *, optimizer: bool = False) -> StoredCheckpoint:
   """Opens a folder that `save_pretrained` or `write_checkpoint` wrote.
 
   Transposed arrays are read whole, the embedding some rows at a time. Of a
@@ -41,6 +41,7 @@ def open_checkpoint(path) -> StoredCheckpoint:
     path: a folder with config.json and model.safetensors or
       pytorch_model.bin, whole or in shards with an index. The latter needs
       torch.
+    optimizer: makes no difference, since the format has no optimizer state.
 
   Returns:
     A checkpoint without optimizer state; its step is 0 unless gqa_flax wrote
@@ -90,6 +91,7 @@ def open_checkpoint(path) -> StoredCheckpoint:
     config=dataclasses.replace(config, mlp_activations=mlp_activations),
     params={name: array.astype(np.float32) for name, array in params.items()},
     skipped=skipped,
+    model_type=fields['model_type'],
   )
 
 

@@ -3,16 +3,21 @@
 import importlib
 import json
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from gqa_flax.checkpoints import safetensors_files
+from gqa_flax.checkpoints import json_files, safetensors_files
 from gqa_flax.checkpoints.arrays import LazyArray
 
 # In the order in which transformers looks for them.
 _SINGLE_FILES = ('model.safetensors', 'pytorch_model.bin')
+_FILE_NAME = re.compile(r'[\w-][\w. -]*', re.ASCII)
+# What torch says of a pickle that would call more than what makes arrays.
+_CODE = re.compile(r'GLOBAL (\S+)')
 
 
 def open_arrays(path) -> dict[str, LazyArray]:
@@ -58,7 +63,7 @@ def write_arrays(path, arrays: Mapping[str, LazyArray], max_shard_bytes):
 def read_json(path) -> dict[str, Any]:
   """Returns a JSON object; says which file is missing or damaged."""
   try:
-    fields = json.loads(path.read_text())
+    return json_files.parse(path.read_bytes())
   except FileNotFoundError as error:
     raise FileNotFoundError(
       f'{path.parent} has no {path.name}; give the folder of a whole Hugging '
@@ -66,11 +71,8 @@ def read_json(path) -> dict[str, Any]:
     ) from error
   except ValueError as error:
     raise ValueError(
-      f'{path} is no JSON ({error}); copy or download it again.'
+      f'{path} cannot be read: {error}; copy or download it again.'
     ) from error
-  if not isinstance(fields, dict):
-    raise ValueError(f'{path} holds no JSON object; download it again.')
-  return fields
 
 
 def write_json(path, fields):
@@ -82,6 +84,14 @@ def _open_shards(path, index) -> dict[str, LazyArray]:
   weight_map = read_json(index).get('weight_map')
   if not isinstance(weight_map, dict):
     raise ValueError(f'{index} has no weight_map; copy or download it again.')
+  for name, file in weight_map.items():
+    # Only files of the model's own folder are read.
+    if not isinstance(file, str) or not _FILE_NAME.fullmatch(file):
+      raise ValueError(
+        f'{index} says that {name} is in {file!r:.200}, where the name of a '
+        f'file in {path} is expected; download the index again, from whom you '
+        'trust.'
+      )
   arrays = {}
   for file in dict.fromkeys(weight_map.values()):
     shard = path / file
@@ -118,24 +128,31 @@ def _open_pickle(path) -> dict[str, LazyArray]:
       f'{path} can only be read with torch, which is not installed; install '
       'it, or save the model as model.safetensors.'
     ) from error
+  options = {'map_location': 'cpu', 'weights_only': True}
   try:
-    try:
-      tensors = torch.load(
-        str(path), map_location='cpu', weights_only=True, mmap=True
-      )
-    except (RuntimeError, OSError):
-      # Files from before torch 1.6 and on gs:// cannot be mapped.
-      with path.open('rb') as file:
-        tensors = torch.load(file, map_location='cpu', weights_only=True)
-  except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-    reason = str(error).strip().partition('\n')[0][:200]
+    with warnings.catch_warnings(action='ignore', category=UserWarning):
+      try:
+        tensors = torch.load(str(path), mmap=True, **options)
+      except (RuntimeError, OSError):
+        # Files from before torch 1.6 and on gs:// cannot be mapped.
+        with path.open('rb') as file:
+          tensors = torch.load(file, **options)
+  except (OSError, MemoryError):
+    raise
+  except Exception as error:
+    # Not in torch's words: they say how to run such code.
+    raise _unreadable(path, error) from None
+  if not isinstance(tensors, dict) or not all(
+    isinstance(name, str) for name in tensors
+  ):
     raise ValueError(
-      f'{path} is truncated or not a file of arrays alone ({reason}); copy or '
-      'download it again.'
-    ) from error
+      f'{path} holds a {type(tensors).__name__} that is not of arrays by name; '
+      'give the state_dict of a model.'
+    )
   arrays = {}
   for name, tensor in tensors.items():
-    if not torch.is_tensor(tensor) or not tensor.is_floating_point():
+    is_array = torch.is_tensor(tensor) and tensor.layout == torch.strided
+    if not is_array or not tensor.is_floating_point():
       raise ValueError(
         f'{name} in {path} is no array of floating-point numbers; give a '
         'checkpoint that is not quantized.'
@@ -148,6 +165,21 @@ def _open_pickle(path) -> dict[str, LazyArray]:
     shape = tuple(tensor.shape)
     arrays[name] = LazyArray(shape, np.dtype(np.float32), read_rows)
   return arrays
+
+
+def _unreadable(path, error) -> ValueError:
+  """Returns what is wrong with a file that torch could not read."""
+  if isinstance(error, pickle.UnpicklingError):
+    code = _CODE.search(str(error))
+    what = f'code ({code[1]})' if code else 'more than arrays, or is damaged'
+    return ValueError(
+      f'{path} holds {what}; it is refused, and nothing in it was run: give '
+      'the model as model.safetensors, from a source that you trust.'
+    )
+  return ValueError(
+    f'{path} is truncated, damaged, or not a file of arrays; copy or download '
+    'it again.'
+  )
 
 
 def _index_name(name) -> str:

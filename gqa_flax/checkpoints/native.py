@@ -21,15 +21,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from gqa_flax.checkpoints import native_items, native_reading
+from gqa_flax.checkpoints import folders, native_items, native_reading
 from gqa_flax.checkpoints.architecture import abstract_params, check_shapes
 from gqa_flax.checkpoints.arrays import StoredCheckpoint
+from gqa_flax.checkpoints.folders import PREFIX, step_of
 from gqa_flax.checkpoints.native_manager import (
-  PREFIX,
   CheckpointWriteError,
   Manager,
   best_step,
-  step_of,
 )
 from gqa_flax.checkpoints.native_reading import CorruptCheckpointError
 from gqa_flax.checkpoints.native_writing import (
@@ -66,11 +65,12 @@ __all__ = [
 T = TypeVar('T')
 
 
-def open_checkpoint(path) -> StoredCheckpoint:
+def open_checkpoint(path, *, optimizer: bool = True) -> StoredCheckpoint:
   """Opens a checkpoint of ours; nothing but metadata is read.
 
   Args:
     path: as in `restore`.
+    optimizer: whether to open the optimizer's state, too.
 
   Returns:
     The checkpoint, with slots if it holds Adafactor's state.
@@ -79,11 +79,10 @@ def open_checkpoint(path) -> StoredCheckpoint:
     FileNotFoundError: if there is no checkpoint there.
     ValueError: if what is there is of another format, or is not whole.
   """
-  directory, step = locate(path)
-  folder = directory / f'{PREFIX}_{step}'
+  folder = locate(path, optimizer=optimizer)
   model = native_reading.read_model(folder)
-  config = T5Config.from_dict(model['config'])
-  params, slots, count, skipped = native_items.open_items(folder)
+  config = model['config']
+  params, slots, count, skipped = native_items.open_items(folder, optimizer)
   check_shapes({name: x.shape for name, x in params.items()}, config, folder)
   return StoredCheckpoint(
     format='native',
@@ -101,8 +100,8 @@ def restore(path, shardings=None) -> Checkpoint:
   """Reads step, parameters and config, whatever devices wrote them.
 
   Args:
-    path: a `checkpoint_<step>` folder, or one that holds some, of which the
-      latest is read.
+    path: a checkpoint's folder, or one that holds `checkpoint_<step>` folders,
+      of which the newest whole one is read.
     shardings: of the parameters: a tree of them, or a function that makes one
       from the config. None puts them whole on every device.
 
@@ -111,10 +110,9 @@ def restore(path, shardings=None) -> Checkpoint:
     CorruptCheckpointError: if it is damaged.
     ValueError: if what is there is of another format.
   """
-  directory, step = locate(path)
-  folder = directory / f'{PREFIX}_{step}'
+  folder = locate(path)
   model = native_reading.read_model(folder)
-  config = T5Config.from_dict(model['config'])
+  config = model['config']
   native_reading.check_item(folder, model, native_items.PARAMS)
   target = abstract_params(config)
   if callable(shardings):
@@ -171,8 +169,7 @@ def restore_optimizer(path, opt_state):
     CorruptCheckpointError: if it is damaged.
     ValueError: if it holds no optimizer state, or another optimizer's.
   """
-  directory, step = locate(path)
-  folder = directory / f'{PREFIX}_{step}'
+  folder = locate(path, optimizer=True)
   model = native_reading.read_model(folder)
   native_reading.check_item(folder, model, native_items.OPTIMIZER)
   if not (folder / native_items.OPTIMIZER).exists():
@@ -252,34 +249,56 @@ def _set_aside(manager, step, problem):
 
 def read_config(path) -> T5Config:
   """Reads the config alone; path and errors as in `restore`."""
-  directory, step = locate(path)
-  model = native_reading.read_model(directory / f'{PREFIX}_{step}')
-  return T5Config.from_dict(model['config'])
+  return native_reading.read_model(locate(path))['config']
 
 
-def locate(path) -> tuple[epath.Path, int]:
-  """Returns the folder of checkpoints and the step that `path` means."""
-  path = epath.Path(path).absolute()
-  if step_of(path) is not None and path.exists():
-    folder, step = path.parent, step_of(path)
-  else:
-    steps = [step_of(p) for p in path.iterdir()] if path.is_dir() else []
-    folder, step = path, max((s for s in steps if s is not None), default=None)
-  if step is None:
-    raise FileNotFoundError(
-      f'There is no checkpoint at {path}; give a {PREFIX}_<step> folder or a '
-      'MODEL_DIR that holds one.'
+def locate(path, *, optimizer: bool = False) -> epath.Path:
+  """Returns the folder of the checkpoint that `path` means.
+
+  Args:
+    path: as in `restore`.
+    optimizer: whether one without the optimizer's state is passed over, if it
+      had one when it was written.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint there.
+    CorruptCheckpointError: if it is damaged.
+    ValueError: if what is there is of another format.
+  """
+  items = [
+    native_items.PARAMS,
+    *([native_items.OPTIMIZER] if optimizer else []),
+  ]
+  checkpoints = folders.checkpoints_at(path)
+
+  def read(folder):
+    folder = folder.absolute()
+    _check_native(folder)
+    if len(checkpoints) > 1:
+      native_reading.check_whole(folder, items)
+    return folder
+
+  return folders.read_newest(checkpoints, read, native_reading.means_damage)
+
+
+def _check_native(folder: epath.Path):
+  """Raises where a folder does not look like a checkpoint of ours."""
+  if (folder / native_items.MODEL).exists():
+    return
+  if format := folders.format_of(folder):
+    raise folders.MismatchError(
+      f'{folder} is a checkpoint in the format {format!r}; only gqa-flax '
+      'convert reads that: convert it first (gqa-flax convert '
+      f'--gin_file=gin_configs/runs/convert.gin --gin.INPUT={folder} '
+      '--gin.OUTPUT=DIR --gin.NUM_KV_HEADS=NUMBER), and give DIR.'
     )
-  checkpoint = folder / f'{PREFIX}_{step}'
-  if not (checkpoint / native_items.MODEL).exists():
-    found = {p.name for p in checkpoint.iterdir()}
-    if found <= {'_CHECKPOINT_METADATA'} or found & {
-      native_items.PARAMS,
-      native_items.OPTIMIZER,
-    }:
-      raise native_reading.corrupt(checkpoint, 'it has no model/ folder')
-    raise ValueError(
-      f'{checkpoint} is not a checkpoint that gqa_flax wrote: it '
-      'has no model/ folder; give one that it did.'
-    )
-  return folder, step
+  found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+  items = {native_items.PARAMS, native_items.OPTIMIZER}
+  is_empty = found <= {'_CHECKPOINT_METADATA'} and step_of(folder) is not None
+  if found & items or is_empty:
+    raise native_reading.corrupt(folder, 'it has no model/ folder')
+  raise FileNotFoundError(
+    f'There is no checkpoint at {folder}: it has no model/ folder; give a '
+    f'{PREFIX}_<step> folder that gqa_flax wrote, or a folder that contains '
+    'one.'
+  )

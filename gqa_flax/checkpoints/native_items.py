@@ -10,7 +10,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from gqa_flax.checkpoints import adafactor_state, orbax_items, zarr
+from gqa_flax.checkpoints import (
+  adafactor_state,
+  json_files,
+  orbax_items,
+  zarr,
+)
 from gqa_flax.checkpoints.arrays import LazyArray
 
 PARAMS, MODEL, OPTIMIZER, DATA = 'params', 'model', 'optimizer', 'data'
@@ -95,7 +100,9 @@ def changed_files(directory: epath.Path) -> list[str]:
   if not (directory / FILES).exists():
     list(directory.iterdir())  # written before there were lists
     return []
-  files = json.loads((directory / FILES).read_text())
+  files = json_files.parse((directory / FILES).read_bytes())
+  if outside := [name for name in files if epath.Path(name).name != name]:
+    raise ValueError(f'{FILES} names {outside[0]!r}, which is not a file there')
   return [
     name
     for name, summary in files.items()
@@ -206,11 +213,12 @@ def lazy_items(
   return items
 
 
-def open_items(folder: epath.Path):
+def open_items(folder: epath.Path, optimizer: bool = True):
   """Opens what `lazy_items` or a training run saved.
 
   Args:
     folder: of the checkpoint.
+    optimizer: whether to open the optimizer's state, too.
 
   Returns:
     Parameters, slots or None, Adafactor's count, and why there are no slots
@@ -220,7 +228,7 @@ def open_items(folder: epath.Path):
     ValueError: if something is missing, or the slots do not fit.
   """
   params = _lazy(orbax_items.open_item(folder / PARAMS), folder)
-  if not (folder / OPTIMIZER).exists():
+  if not optimizer or not (folder / OPTIMIZER).exists():
     return params, None, 0, {}
   stores = orbax_items.open_item(folder / OPTIMIZER)
   if not adafactor_state.is_adafactor(stores, params):

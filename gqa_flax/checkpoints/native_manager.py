@@ -2,8 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import logging
 import math
+import os
+import sys
+import threading
 from collections.abc import Collection, Mapping, Sequence
 
 import jax
@@ -13,8 +18,10 @@ from orbax.checkpoint import checkpoint_manager as manager_errors
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gqa_flax.checkpoints import native_items
+from gqa_flax.checkpoints.folders import PREFIX, step_of
 
-PREFIX = 'checkpoint'
+# In the operating system's words, which Python and TensorStore quote.
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 
 class CheckpointWriteError(OSError):
@@ -27,8 +34,9 @@ class Manager(ocp.CheckpointManager):
   def __init__(self, directory: epath.Path, options):
     self._log = native_items.Log()
     self._step: int | None = None
-    # Orbax logs tracebacks of what is raised here as well.
-    logging.getLogger('absl').addFilter(_drop_traceback)
+    # Orbax logs what is raised here as well, with tracebacks.
+    logging.getLogger('absl').addFilter(_keep_record)
+    _drop_late_results()
     super().__init__(
       directory,
       options=options,
@@ -90,11 +98,12 @@ class Manager(ocp.CheckpointManager):
       older = 'there is no older one'
     except OSError:
       older = 'nor can it be listed for older ones'
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = full_disk(error) or first[:300]
     return CheckpointWriteError(
       f'{PREFIX}_{self._step} could not be written to {self.directory} '
-      f'({reason[:300]}); {older}: see that the folder is there and has room, '
-      'and start again.'
+      f'({reason}); {older}: see that the folder is there and has room, and '
+      'start again.'
     )
 
   def _listed_steps(self) -> list[int]:
@@ -159,13 +168,34 @@ def remove_unfinished(directory: epath.Path, step: int | None = None):
     folder.rmtree()
 
 
-def step_of(path) -> int | None:
-  """Returns the step of a checkpoint's folder, None if it is no such name."""
-  prefix, _, step = path.name.rpartition('_')
-  return int(step) if prefix == PREFIX and step.isdigit() else None
+def full_disk(error: BaseException | None) -> str | None:
+  """Returns 'no space left on device' or the like if that is the cause."""
+  while error is not None:
+    for words in _FULL:
+      if words in str(error):
+        return words.lower()
+    error = error.__cause__ or error.__context__
+  return None
 
 
-def _drop_traceback(record: logging.LogRecord) -> bool:
-  if 'orbax' in record.pathname:
-    record.exc_info = None
-  return True
+def _keep_record(record: logging.LogRecord) -> bool:
+  if 'orbax' not in record.pathname:
+    return True
+  record.exc_info = None
+  return not any(words in record.getMessage() for words in _FULL)
+
+
+@functools.cache
+def _drop_late_results():
+  """Hides tracebacks of writes that end after another one has failed.
+
+  Orbax has closed the event loop by then that TensorStore reports to.
+  """
+  show = sys.unraisablehook
+
+  def show_others(unraisable):
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main or str(unraisable.exc_value) != 'Event loop is closed':
+      show(unraisable)
+
+  sys.unraisablehook = show_others

@@ -1,8 +1,9 @@
 """Telling a damaged checkpoint from one that is only not to be had now."""
 
+import functools
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -12,8 +13,15 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from gqa_flax import partitioning
-from gqa_flax.checkpoints import checksums, native_items, orbax_items
+from gqa_flax.checkpoints import (
+  checksums,
+  json_files,
+  native_items,
+  orbax_items,
+)
 from gqa_flax.checkpoints.arrays import listed
+from gqa_flax.checkpoints.folders import MismatchError
+from gqa_flax.config import T5Config
 
 T = TypeVar('T')
 _CRC = 'crc32'
@@ -34,10 +42,6 @@ _FINE, _DAMAGED, _FAILED = range(3)
 
 class CorruptCheckpointError(ValueError):
   """A checkpoint is not what was written: parts are missing or changed."""
-
-
-class MismatchError(ValueError):
-  """A checkpoint is whole, but not what the configuration asks for."""
 
 
 def corrupt(folder, what) -> CorruptCheckpointError:
@@ -120,20 +124,55 @@ def describe(config, step: int, sums: Mapping[str, Mapping[str, int]], items):
 def read_model(folder: epath.Path) -> dict[str, Any]:
   """Reads what `describe` returned, or what older versions wrote.
 
+  Returns:
+    What JSON holds, but its config as a T5Config.
+
   Raises:
     CorruptCheckpointError: if it is damaged.
+    MismatchError: if its config has a value that T5Config does not take.
   """
 
   def read():
-    model = json.loads((folder / native_items.MODEL / 'metadata').read_text())
-    wanted = model.pop(_CRC, None)
-    if wanted is not None and _crc(model) != wanted:
-      raise corrupt(folder, f'{native_items.MODEL}/ has changed')
-    if not isinstance(model['config'], dict):
-      raise corrupt(folder, f'{native_items.MODEL}/ holds no config')
-    return {**model, 'step': int(model['step'])}
+    file = folder / native_items.MODEL / 'metadata'
+    try:
+      model = json_files.parse(file.read_bytes())
+      wanted = model.pop(_CRC, None)
+      if wanted is not None and _crc(model) != wanted:
+        raise ValueError('it has changed since it was written')
+      _check_kinds(model)
+    except ValueError as error:
+      raise corrupt(folder, f'in {file}, {error}') from error
+    try:
+      return {**model, 'config': T5Config.from_dict(model['config'])}
+    except ValueError as error:
+      # As it was written, or as somebody edited it.
+      raise MismatchError(f'In {file}: {error}') from error
 
   return agreed(folder, read)
+
+
+def _check_kinds(model: Mapping[str, Any]):
+  """Raises ValueError where a value is not of the kind that was written."""
+  step = model.get('step')
+  if not json_files.is_integer(step, least=0):
+    raise ValueError(f'step is {step!r} instead of an integer of 0 or more')
+  for name, kind, default in (
+    ('config', dict, None),
+    ('checksums', dict, {}),
+    ('items', list, []),
+  ):
+    found = model.get(name, default)
+    if not isinstance(found, kind):
+      raise ValueError(f'{name} is {found!r} instead of a {kind.__name__}')
+
+
+def check_whole(folder: epath.Path, items: Sequence[str]):
+  """Raises CorruptCheckpointError unless all files of some items are there."""
+  model = read_model(folder)
+  for item in items:
+    check_item(folder, model, item)
+    if (folder / item).exists():
+      agreed(folder, functools.partial(orbax_items.open_item, folder / item))
 
 
 def check_item(folder: epath.Path, model, item: str):

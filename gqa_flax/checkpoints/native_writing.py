@@ -13,8 +13,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gqa_flax.checkpoints import checksums, native_items, native_reading
 from gqa_flax.checkpoints.arrays import LazyArray
+from gqa_flax.checkpoints.folders import PREFIX
 from gqa_flax.checkpoints.native_manager import (
-  PREFIX,
   BestScored,
   Manager,
   check_mode,

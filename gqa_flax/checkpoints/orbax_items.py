@@ -10,7 +10,7 @@ import collections
 import concurrent.futures
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,8 +18,9 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from gqa_flax.checkpoints import zarr
+from gqa_flax.checkpoints import json_files, zarr
 from gqa_flax.checkpoints.arrays import LazyArray, kvstore, listed
+from gqa_flax.checkpoints.ocdbt import lost_keys
 
 _METADATA = '_METADATA'
 _ARRAY_FILES = ('.zarray', '.zattrs', 'zarr.json')
@@ -42,11 +43,14 @@ _OCDBT_WRITE = {
 }
 
 
-def open_item(path) -> dict[str, Any]:
+def open_item(
+  path, keep: Callable[[str], bool] = lambda name: True
+) -> dict[str, Any]:
   """Opens every array of an item; only metadata is read now.
 
   Args:
     path: the item's folder, local or on gs:// or s3://.
+    keep: which arrays to open, by name; the others may be missing.
 
   Returns:
     TensorStores by the names in the tree, joined by '/'. Reading raises
@@ -60,7 +64,7 @@ def open_item(path) -> dict[str, Any]:
   ocdbt = metadata.get('use_ocdbt')
   if ocdbt is None:
     ocdbt = (path / 'manifest.ocdbt').exists()
-  names = _array_names(metadata, path)
+  names = {k: x for k, x in _array_names(metadata, path).items() if keep(k)}
   # Zeros may be left out of an item that says so.
   sparse = not metadata.get('store_array_data_equal_to_fill_value', False)
   spec = {
@@ -68,10 +72,13 @@ def open_item(path) -> dict[str, Any]:
     'fill_missing_data_reads': sparse,
   }
   database = kvstore(path)
-  if ocdbt:
-    database = {**_OCDBT, 'base': database}
   context = _context()
+  lost = []
   try:
+    if ocdbt:
+      files = ts.KvStore.open(database).result()
+      database = {**_OCDBT, 'base': database}
+      lost = lost_keys(files, path)
     values = ts.KvStore.open(database, context=context).result()
     keys = values.list().result()
   except ValueError as error:
@@ -85,11 +92,7 @@ def open_item(path) -> dict[str, Any]:
     )
     for name, stored in names.items()
   }
-  chunks = collections.Counter(
-    folder.decode()
-    for folder, _, file in (key.partition(b'/') for key in keys)
-    if file.decode() not in _ARRAY_FILES
-  )
+  chunks, lost_chunks = _chunks(keys), _chunks(lost)
   stores, problems = {}, []
   for name, future in opening.items():
     try:
@@ -97,9 +100,11 @@ def open_item(path) -> dict[str, Any]:
     except ValueError as error:
       problems.append(f'{name} ({_first_line(error)})')
       continue
-    wanted, found = _count_chunks(store), chunks[names[name]]
-    if found < wanted and not sparse:
-      problems.append(f'{name} ({wanted - found} of {wanted} chunks)')
+    wanted, missing = _count_chunks(store), lost_chunks[names[name]]
+    if not sparse:
+      missing += wanted - chunks[names[name]]
+    if missing:
+      problems.append(f'{name} ({missing} of {wanted} chunks)')
   if problems:
     raise ValueError(
       f'{path} lacks {len(problems)} of {len(names)} arrays, or parts of them: '
@@ -173,7 +178,7 @@ def write_item(
 
 def _read_metadata(path) -> dict[str, Any]:
   try:
-    metadata = json.loads((path / _METADATA).read_text())
+    metadata = json_files.parse((path / _METADATA).read_bytes())
     metadata['tree_metadata'].items()
   except FileNotFoundError:
     raise ValueError(
@@ -197,7 +202,7 @@ def _array_names(metadata, path) -> dict[str, str]:
         continue
       keys = [str(part['key']) for part in leaf['key_metadata']]
       names['/'.join(keys)] = '.'.join(keys)
-  except (KeyError, TypeError) as error:
+  except (AttributeError, KeyError, TypeError) as error:
     raise ValueError(
       f'{path}/{_METADATA} is damaged; copy or download it again.'
     ) from error
@@ -211,6 +216,14 @@ def _leaf(name, value_type):
   keys = [{'key': p, 'key_type': 1 if p.isdigit() else 2} for p in parts]
   value = {'value_type': value_type, 'skip_deserialize': value_type == 'None'}
   return str(parts), {'key_metadata': keys, 'value_metadata': value}
+
+
+def _chunks(keys: Iterable[bytes]) -> collections.Counter[str]:
+  """Counts the chunks of each array among the keys of a database."""
+  parts = (key.decode().partition('/') for key in keys)
+  return collections.Counter(
+    folder for folder, _, file in parts if file not in _ARRAY_FILES
+  )
 
 
 def _count_chunks(store) -> int:

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from gqa_flax.checkpoints import json_files
 from gqa_flax.checkpoints.arrays import LazyArray
 from gqa_flax.runtime import interrupts
 
@@ -114,16 +115,27 @@ def _read_header(path) -> tuple[list[tuple[str, dict]], int]:
       )
     text = file.read(length)
   try:
-    header = json.loads(text)
-    header.pop('__metadata__', None)
-    entries = sorted(
-      header.items(), key=lambda item: tuple(item[1]['data_offsets'])
-    )
-    for _, entry in entries:
-      int(math.prod(entry['shape'])), str(entry['dtype'])
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
-    raise _damaged(path, 'its header is not what the format asks') from error
+    header = json_files.parse(text)
+  except ValueError as error:
+    raise _damaged(path, f'in its header, {error}') from error
+  header.pop('__metadata__', None)
+  for name, entry in header.items():
+    if not _is_entry(entry):
+      raise _damaged(path, f'its header says of {name} {entry!r:.200}')
+  entries = sorted(header.items(), key=lambda item: item[1]['data_offsets'])
   return entries, 8 + length
+
+
+def _is_entry(entry) -> bool:
+  if not isinstance(entry, dict) or not isinstance(entry.get('dtype'), str):
+    return False
+  shape, place = entry.get('shape'), entry.get('data_offsets')
+  return (
+    isinstance(shape, list)
+    and isinstance(place, list)
+    and len(place) == 2
+    and all(json_files.is_integer(n, least=0) for n in [*shape, *place])
+  )
 
 
 def _lazy(path, name, shape, dtype, offset) -> LazyArray:

@@ -20,20 +20,25 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization, traverse_util
 
-from gqa_flax.checkpoints import adafactor_state, arrays, scanned
+from gqa_flax.checkpoints import adafactor_state, arrays, folders, scanned
 from gqa_flax.checkpoints.architecture import infer_config
 from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
+from gqa_flax.checkpoints.json_files import is_integer
 
-INDEX = 'checkpoint'
+INDEX = folders.MARKERS['t5x_legacy']
 
 PLACEHOLDER = (1,)
+# What an index may hold in place of a spec.
+_INLINE = (np.ndarray, np.generic, int, float)
 
 
-def open_legacy(path) -> StoredCheckpoint:
+def open_legacy(path, *, optimizer: bool = True) -> StoredCheckpoint:
   """Opens a checkpoint as T5X wrote them before Orbax.
 
   Args:
     path: of the `checkpoint_<step>` folder, local or on gs://.
+    optimizer: whether to open the optimizer's state, which may be missing
+      otherwise.
 
   Returns:
     The checkpoint, of format 't5x_legacy'; nothing but metadata is read.
@@ -44,11 +49,12 @@ def open_legacy(path) -> StoredCheckpoint:
   """
   folder = epath.Path(path)
   index = _read_index(folder)
-  optimizer = index.get('optimizer', index)
-  state = optimizer.get('state') or {}
+  stored = index.get('optimizer', index)
+  state = stored.get('state') or {}
+  step = _read_step(state, folder)
   files = _list_files(folder)
 
-  stores, problems = _open(_leaves(optimizer['target']), folder, files)
+  stores, problems = _open(_leaves(stored['target'], folder), folder, files)
   _check(problems, folder)
   params = _lazy(stores, folder)
   shapes = {name: array.shape for name, array in params.items()}
@@ -58,13 +64,14 @@ def open_legacy(path) -> StoredCheckpoint:
     name: 'neither a parameter nor a statistic of Adafactor'
     for name in [
       *(index.keys() - {'version', 'optimizer', 'target', 'state'}),
-      *(optimizer.keys() - {'version', 'target', 'state'}),
+      *(stored.keys() - {'version', 'target', 'state'}),
       *(f'state/{x}' for x in state.keys() - {'step', 'param_states'}),
     ]
   }
   leaves = {}
   plain = {name: store.shape for name, store in stores.items()} == shapes
-  for name, leaf in _leaves(state.get('param_states') or {}).items():
+  states = (state.get('param_states') or {}) if optimizer else {}
+  for name, leaf in _leaves(states, folder).items():
     reason = _why_skip(name, leaf, shapes, plain)
     if reason is None:
       leaves[name] = leaf
@@ -72,9 +79,8 @@ def open_legacy(path) -> StoredCheckpoint:
       skipped[f'state/param_states/{name}'] = reason
   stores, problems = _open(leaves, folder, files)
   slots = _lazy(stores, folder)
-  _check(problems, folder)
+  _check(problems, folder, ' Or set OPTIMIZER_STATE = reset to do without it.')
   adafactor_state.check_slots(slots, shapes, folder)
-  step = int(np.asarray(state.get('step', 0)))
   return StoredCheckpoint(
     format='t5x_legacy',
     path=str(path),
@@ -107,16 +113,31 @@ def _read_index(folder) -> dict[str, Any]:
       f'{file} cannot be read as msgpack ({str(error)[:200]}); it is '
       'truncated or damaged: copy or download it again.'
     ) from error
-  try:
-    found = isinstance(index.get('optimizer', index)['target'], dict)
-  except (AttributeError, KeyError, TypeError):
-    found = False
-  if not found:
+  stored = index.get('optimizer', index) if isinstance(index, dict) else None
+  if not isinstance(stored, dict) or not isinstance(stored.get('target'), dict):
     raise ValueError(
       f'{file} has no optimizer/target, where T5X keeps the parameters; give '
       'a checkpoint_<step> folder that T5X wrote.'
     )
+  if not isinstance(stored.get('state') or {}, dict):
+    raise _damaged(folder, f'optimizer/state is {stored["state"]!r}')
   return index
+
+
+def _read_step(state, folder) -> int:
+  if 'step' not in state:
+    return folders.step_of(folder) or 0
+  step = np.asarray(state['step'])
+  if step.size != 1 or step.dtype.kind not in 'iu' or step.item() < 0:
+    raise _damaged(folder, f'state/step is {state["step"]!r}')
+  return int(step.item())
+
+
+def _damaged(folder, what) -> ValueError:
+  return ValueError(
+    f'The index {folder / INDEX} is damaged ({what[:200]}); copy or download '
+    'it again.'
+  )
 
 
 def _list_files(folder) -> set[str]:
@@ -131,13 +152,37 @@ def _is_spec(leaf) -> bool:
   return isinstance(leaf, dict) and 'driver' in leaf and 'kvstore' in leaf
 
 
-def _leaves(tree) -> dict[str, Any]:
-  flat = traverse_util.flatten_dict(tree, is_leaf=lambda _, x: _is_spec(x))
+def _leaves(tree, folder) -> dict[str, Any]:
+  if not isinstance(tree, dict):
+    raise _damaged(folder, f'{tree!r} stands where names are expected')
+  try:
+    flat = traverse_util.flatten_dict(tree, is_leaf=lambda _, x: _is_spec(x))
+  except RecursionError:
+    raise _damaged(folder, 'it is nested too deeply') from None
   return {'/'.join(map(str, k)): x for k, x in flat.items() if x is not None}
 
 
-def _leaf_shape(leaf) -> tuple[int, ...]:
-  return tuple(leaf['metadata']['shape'] if _is_spec(leaf) else np.shape(leaf))
+def _leaf_shape(leaf) -> tuple[int, ...] | None:
+  """Returns the shape that the index gives, None if it makes no sense."""
+  if not _is_spec(leaf):
+    return np.shape(leaf) if isinstance(leaf, _INLINE) else None
+  metadata = leaf.get('metadata')
+  shape = metadata.get('shape') if isinstance(metadata, dict) else None
+  if not isinstance(shape, list | tuple):
+    return None
+  return tuple(shape) if all(is_integer(n, least=0) for n in shape) else None
+
+
+def _folder_name(spec) -> str | None:
+  """Returns the array's folder, None if the spec makes no sense."""
+  # Only the last part: old indices hold the path of where they were written,
+  # and specs before TensorStore 0.1.14 keep it outside the kvstore.
+  kvstore = spec['kvstore']
+  path = kvstore.get('path') if isinstance(kvstore, dict) else None
+  path = path or spec.get('path', '')
+  if not isinstance(path, str):
+    return None
+  return path.rstrip('/').rpartition('/')[2] or None
 
 
 def _open(leaves, folder, files) -> tuple[dict[str, Any], list[str]]:
@@ -145,16 +190,19 @@ def _open(leaves, folder, files) -> tuple[dict[str, Any], list[str]]:
   stores: dict[str, Any] = {}
   futures, problems = {}, []
   for name, leaf in leaves.items():
+    if _leaf_shape(leaf) is None:
+      problems.append(f'{name} has no shape in the index, but {leaf!r:.200}')
+      continue
     if not _is_spec(leaf):
       if np.ndim(leaf) == 0:
         problems.append(f'{name} is a single number')
       else:
         stores[name] = np.asarray(leaf)
       continue
-    # Only the last part: old indices hold the path of where they were written,
-    # and specs before TensorStore 0.1.14 keep it outside the kvstore.
-    path = leaf['kvstore'].get('path') or leaf.get('path', '')
-    part = path.rstrip('/').rpartition('/')[2]
+    part = _folder_name(leaf)
+    if part is None:
+      problems.append(f'{name} has no path in the index, but {leaf!r:.200}')
+      continue
     if f'{part}/.zarray' not in files:
       problems.append(f'{name} has no {part}/.zarray')
       continue
@@ -229,9 +277,9 @@ def _why_skip(name, leaf, shapes, plain) -> str | None:
   return None
 
 
-def _check(problems, folder):
+def _check(problems, folder, remedy=''):
   if problems:
     raise ValueError(
       f'{folder} is not a whole checkpoint: {arrays.listed(problems)}. Copy or '
-      'download it again.'
+      f'download it again.{remedy}'
     )

@@ -7,25 +7,33 @@
 Source: t5x/checkpoints.py (OrbaxCheckpointManagerInterface).
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from gqa_flax.checkpoints import adafactor_state, orbax_items, scanned
+from gqa_flax.checkpoints import (
+  adafactor_state,
+  folders,
+  orbax_items,
+  scanned,
+)
 from gqa_flax.checkpoints.architecture import infer_config
 from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
 
-ITEM = 'state'
+ITEM = folders.MARKERS['t5x']
 
 _PARAMS, _SLOTS, _STEP = 'target/', 'state/param_states/', 'state/step'
 
 
-def open_orbax(path) -> StoredCheckpoint:
+def open_orbax(path, *, optimizer: bool = True) -> StoredCheckpoint:
   """Opens a checkpoint of T5X with Orbax.
 
   Args:
     path: of the `checkpoint_<step>` folder, local or on gs://.
+    optimizer: whether to open the optimizer's state, which may be missing
+      otherwise.
 
   Returns:
     The checkpoint, of format 't5x'; nothing but metadata is read.
@@ -35,7 +43,10 @@ def open_orbax(path) -> StoredCheckpoint:
       listed), or if the arrays are not a T5.1.1.
   """
   folder = epath.Path(path)
-  stores = orbax_items.open_item(folder / ITEM)
+  if optimizer:
+    stores = orbax_items.open_item(folder / ITEM)
+  else:
+    stores = _open_params(folder / ITEM)
   param_stores = _below(_PARAMS, stores)
   if not param_stores:
     raise ValueError(
@@ -78,6 +89,14 @@ def open_orbax(path) -> StoredCheckpoint:
   )
 
 
+def _open_params(item) -> dict[str, Any]:
+  """Opens parameters, and the step if it is there."""
+  stores = orbax_items.open_item(item, lambda name: name.startswith(_PARAMS))
+  with contextlib.suppress(ValueError):
+    stores |= orbax_items.open_item(item, lambda name: name == _STEP)
+  return stores
+
+
 def _below(prefix, stores) -> dict[str, Any]:
   return {
     name.removeprefix(prefix): store
@@ -95,10 +114,10 @@ def _lazy(stores, where) -> dict[str, LazyArray]:
 
 def _read_step(stores, where) -> int:
   if _STEP not in stores:
-    return 0
+    return folders.step_of(where) or 0
   try:
     return int(stores[_STEP].read().result())
-  except ValueError as error:
+  except (TypeError, ValueError) as error:
     raise ValueError(
       f'{_STEP} in {where} cannot be read; the checkpoint is truncated or '
       'damaged: copy or download it again.'

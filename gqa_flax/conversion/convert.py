@@ -133,6 +133,7 @@ def convert_checkpoint(
     FileExistsError: if there is a checkpoint in `output`.
     FileNotFoundError: if there is none in `input`.
     FolderInUseError: if another process writes to `output`.
+    CheckpointWriteError: if there is no space left on the device.
     ValueError: if something does not fit: heads, formats, damaged arrays or
       such that are not finite. Nothing is written then.
   """
@@ -142,8 +143,8 @@ def convert_checkpoint(
     raise ValueError(
       f'OPTIMIZER_STATE is {optimizer_state!r}; choose reset or carry.'
     )
-  source = formats.open_checkpoint(input, input_format)
   carrying = optimizer_state == 'carry'
+  source = formats.open_checkpoint(input, input_format, optimizer=carrying)
   if carrying:
     _check_carry(source, output_format)
   check_conversion(source.config, num_kv_heads, method)
@@ -265,5 +266,9 @@ def _statistics(source, method, path, task, batches, tokens):
 
 def _write_json(path: epath.Path, value):
   temporary = path.with_name(f'{path.name}.tmp')
-  temporary.write_text(json.dumps(value, indent=2) + '\n')
-  temporary.replace(path)
+  try:
+    temporary.write_text(json.dumps(value, indent=2) + '\n')
+    temporary.replace(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise

@@ -66,6 +66,7 @@ def record(
   return {
     'source': source.path,
     'input_format': source.format,
+    'model_type': source.model_type,
     'step': source.step,
     'num_kv_heads': {
       'from': source.config.num_kv_heads,

@@ -31,6 +31,7 @@ import numpy as np
 from etils import epath
 
 from gqa_flax import partitioning
+from gqa_flax.checkpoints.native_manager import CheckpointWriteError, full_disk
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 
@@ -218,9 +219,18 @@ def save(path, statistics: Statistics):
     for field in ('second', 'within')
   }
   temporary = path.with_name(f'{path.name}.tmp')
-  with temporary.open('wb') as file:
-    np.savez(file, about=np.asarray(about), **arrays)
-  temporary.replace(path)
+  try:
+    with temporary.open('wb') as file:
+      np.savez(file, about=np.asarray(about), **arrays)
+    temporary.replace(path)
+  except BaseException as error:
+    temporary.unlink(missing_ok=True)
+    if reason := full_disk(error):
+      raise CheckpointWriteError(
+        f'The statistics could not be written to {path} ({reason}); make room '
+        'there or give another STATISTICS file, and start again.'
+      ) from error
+    raise
 
 
 def load(path) -> Statistics:

@@ -22,6 +22,7 @@ from typing import Any
 import sentencepiece
 import seqio
 
+from gqa_flax.config import EOS_ID, PAD_ID
 from gqa_flax.data import user_cache
 
 SPLITS = ('train', 'validation', 'test')
@@ -117,8 +118,8 @@ def _settings(lines: list[str], size: int) -> dict[str, Any]:
   return dict(
     model_type='unigram',
     vocab_size=size,
-    pad_id=0,
-    eos_id=1,
+    pad_id=PAD_ID,
+    eos_id=EOS_ID,
     unk_id=2,
     bos_id=-1,
     byte_fallback=False,

@@ -13,6 +13,7 @@ from typing import Any
 import seqio
 
 from gqa_flax.data import embedded, paper_tasks, verses
+from gqa_flax.data import vocabulary as vocabulary_lib
 from gqa_flax.data.sources import TaskSpec, TextSource
 from gqa_flax.data.span_corruption import span_corruption
 
@@ -103,7 +104,8 @@ def get_task(
   Raises:
     UnknownTaskError: there is no such task.
     ValueError: a task of `TASKS` got no vocabulary, a registered one has
-      another, or the spec is of a task of another name.
+      another, the vocabulary's special tokens are not T5's, or the spec is of a
+      task of another name.
   """
   spec = spec or TASKS.get(name)
   if spec is not None:
@@ -154,6 +156,7 @@ def choices(task: seqio.Task | seqio.Mixture) -> dict[str, Any]:
 def _register(
   name: str, spec: TaskSpec, vocabulary: seqio.Vocabulary
 ) -> seqio.Task:
+  vocabulary_lib.check_ids(vocabulary, f'task {name!r}')
   seqio.TaskRegistry.remove(name)
   _specs[name] = spec
   return seqio.TaskRegistry.add(
@@ -171,6 +174,9 @@ def _check_vocabulary(
   task: seqio.Task | seqio.Mixture, vocabulary: seqio.Vocabulary | None
 ) -> seqio.Task | seqio.Mixture:
   for key, feature in task.output_features.items():
+    vocabulary_lib.check_ids(
+      feature.vocabulary, f'the {key} of task {task.name!r}'
+    )
     if vocabulary is not None and feature.vocabulary != vocabulary:
       raise ValueError(
         f'The {key} of task {task.name!r} have a vocabulary other than the '

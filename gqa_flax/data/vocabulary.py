@@ -13,6 +13,7 @@ import urllib.request
 import seqio
 from etils import epath
 
+from gqa_flax.config import EOS_ID, PAD_ID
 from gqa_flax.data import user_cache
 
 T5_URL = (
@@ -58,6 +59,29 @@ def size_of(task: seqio.Task | seqio.Mixture) -> int:
   """Returns how many token ids a model of a task's features needs."""
   features = task.output_features.values()
   return max(feature.vocabulary.vocab_size for feature in features)
+
+
+def check_ids(vocabulary: seqio.Vocabulary, where: str):
+  """Raises ValueError unless special tokens have the ids that T5's have.
+
+  A vocabulary that does not know how sequences end is taken for one of ready
+  token ids.
+
+  Args:
+    vocabulary: of a task, or to decode with.
+    where: whose it is, for the error.
+  """
+  pad_id = vocabulary.pad_id
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    pad_id = vocabulary.tokenizer.pad_id()  # for seqio, it is always 0
+  if pad_id != PAD_ID or vocabulary.eos_id not in (EOS_ID, None):
+    raise ValueError(
+      f'The vocabulary of {where} has pad_id {pad_id} and eos_id '
+      f'{vocabulary.eos_id}, where the model pads with {PAD_ID} and ends '
+      f'sequences with {EOS_ID}, as T5 does; give one with these ids (of '
+      f'SentencePiece: --pad_id={PAD_ID} --eos_id={EOS_ID} --unk_id=2 '
+      '--bos_id=-1).'
+    )
 
 
 def fingerprint(vocabulary: seqio.Vocabulary) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from gqa_flax import partitioning
 from gqa_flax.data.examples import generation_batches
 from gqa_flax.evaluation.partial import Partial
+from gqa_flax.inference import EOS_ID, PAD_ID
 from gqa_flax.model.network import Transformer
 from gqa_flax.training import watchdog
 
@@ -58,7 +59,7 @@ def decode_tokens(
 
 def to_text(tokens: Sequence[int], vocabulary) -> str:
   """Returns the text of decoded tokens, leaving out padding and EOS."""
-  return vocabulary.decode([token for token in tokens if token > 1])
+  return vocabulary.decode([x for x in tokens if x not in (PAD_ID, EOS_ID)])
 
 
 def fingerprint(params: Any) -> str:

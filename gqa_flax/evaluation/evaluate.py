@@ -11,6 +11,7 @@ from etils import epath
 from gqa_flax import partitioning
 from gqa_flax.checkpoints import native
 from gqa_flax.checkpoints.architecture import abstract_params
+from gqa_flax.data.vocabulary import check_ids
 from gqa_flax.evaluation import decoding, predictions
 from gqa_flax.evaluation.partial import NAME as PARTIAL
 from gqa_flax.evaluation.partial import Partial
@@ -149,6 +150,7 @@ def _best(model_dir: str, metric: str) -> str:
   kept = [native.step_of(folder) for folder in folders]
   step = native.best_step(scores, checks.best_mode(metric), among=kept)
   if step is None:
+    native.locate(model_dir)  # raises where there is no checkpoint of ours
     known = sorted({name for record in logged for name in record} - {'step'})
     raise ValueError(
       f'No checkpoint of {model_dir} has a score {metric!r}; choose a BEST_BY '
@@ -207,10 +209,11 @@ def infer(
     cache_dtype: see `T5Config`.
 
   Raises:
-    ValueError: a dtype is unknown, or the model has fewer token ids than the
-      vocabulary.
+    ValueError: a dtype is unknown, the model has fewer token ids than the
+      vocabulary, or the vocabulary's special tokens are not T5's.
   """
   precision.check_param_dtype(param_dtype)
+  check_ids(vocabulary, 'infer')
   checks.check_vocabularies([vocabulary], native.read_config(checkpoint))
   restored = native.restore(checkpoint)
   params = precision.prepare(restored.params, param_dtype)

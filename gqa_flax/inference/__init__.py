@@ -1,7 +1,8 @@
 """Decoding: greedy, sampled and by beam search, over explicit caches."""
 
-PAD_ID = 0
-EOS_ID = 1
+from gqa_flax.config import EOS_ID, PAD_ID
+
+__all__ = ['EOS_ID', 'PAD_ID', 'check_decode_length']
 
 
 def check_decode_length(max_decode_length):

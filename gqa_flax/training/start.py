@@ -65,9 +65,12 @@ def initial_state(
   _check_none_was_damaged(manager.directory)
   if initial_checkpoint is None:
     return new_state(config, optimizer, seed, mesh), False
-  checkpoint = _restore(initial_checkpoint, config, wanted)
-  if initial_optimizer == 'carry':
-    opt_state = native.restore_optimizer(initial_checkpoint, wanted.opt_state)
+  carrying = initial_optimizer == 'carry'
+  # Once: parameters and optimizer state are to be of one checkpoint.
+  path = native.locate(initial_checkpoint, optimizer=carrying)
+  checkpoint = _restore(path, config, wanted)
+  if carrying:
+    opt_state = native.restore_optimizer(path, wanted.opt_state)
   else:
     opt_state = new_optimizer_state(checkpoint.params, config, optimizer, mesh)
   return _state(checkpoint, opt_state, wanted), False

@@ -142,9 +142,15 @@ def test_no_checkpoint(tmp_path, format):
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'steps' / 'checkpoint_4').mkdir(parents=True)
   (tmp_path / 'file').write_text('nothing')
-  for name in ('empty', 'absent', 'steps', 'file', 'absent/checkpoint_3'):
+  for name, where, reason in (
+    ('empty', 'empty', 'none of'),
+    ('absent', 'absent', 'no such folder'),
+    ('steps', 'steps/checkpoint_4', 'none of'),
+    ('file', 'file', 'it is a file'),
+    ('absent/checkpoint_3', 'absent/checkpoint_3', 'no such folder'),
+  ):
     with pytest.raises(
-      FileNotFoundError, match=f'no checkpoint at {tmp_path}/{name}: none of'
+      FileNotFoundError, match=f'checkpoint at {tmp_path}/{where}: {reason}'
     ):
       formats.open_checkpoint(tmp_path / name, format)
 

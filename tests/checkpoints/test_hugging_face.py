@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import pickle
 import re
+import shutil
 import sys
 
 import jax
@@ -505,7 +508,7 @@ DAMAGES = {
   'gqa_flax': (config_is(gqa_flax=[2]), r'says gqa_flax \[2\]'),
   'no JSON': (
     lambda folder: (folder / 'config.json').write_text('{'),
-    'config.json is no JSON',
+    r'config.json cannot be read: there is no JSON \(',
   ),
 }
 
@@ -570,14 +573,12 @@ def test_a_missing_shard(config_of, tmp_path):
     hugging_face.open_checkpoint(folder)
 
 
-@pytest.mark.parametrize('damage', ['truncated', 'empty', 'code', 'integers'])
+@pytest.mark.parametrize('damage', ['truncated', 'empty', 'junk', 'integers'])
 def test_a_damaged_pytorch_model(config_of, tmp_path, damage):
   arrays = theirs_only(tmp_path / 'm', config_of())
   folder = tmp_path / 'm'
   (folder / 'model.safetensors').unlink()
   path = folder / 'pytorch_model.bin'
-  if damage == 'code':
-    arrays = {'shared.weight': test_a_damaged_pytorch_model}
   if damage == 'integers':
     arrays = {'shared.weight': torch.ones(3, 2, dtype=torch.int8)}
   torch.save(arrays, path)
@@ -585,7 +586,76 @@ def test_a_damaged_pytorch_model(config_of, tmp_path, damage):
     path.write_bytes(path.read_bytes()[:-1000])
   if damage == 'empty':
     path.write_bytes(b'')
+  if damage == 'junk':
+    path.write_bytes(b'junk' * 100)
   with pytest.raises(ValueError, match='pytorch_model.bin is'):
+    hugging_face.open_checkpoint(folder)
+
+
+class Malicious:
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.system, (f'touch {self.path}',)
+
+
+@pytest.mark.parametrize('protocol', ['zip', 2, 4])
+def test_code_in_a_pickle_is_refused_and_not_run(config_of, tmp_path, protocol):
+  arrays = theirs_only(tmp_path / 'm', config_of())
+  folder = tmp_path / 'm'
+  (folder / 'model.safetensors').unlink()
+  path = folder / 'pytorch_model.bin'
+  arrays['shared.weight'] = Malicious(tmp_path / 'was_run')
+  if protocol == 'zip':
+    torch.save(arrays, path)
+  else:
+    path.write_bytes(pickle.dumps(arrays, protocol=protocol))
+  with pytest.raises(
+    ValueError, match='pytorch_model.bin holds .*refused, and nothing in it was'
+  ) as caught:
+    hugging_face.open_checkpoint(folder)
+  # Neither torch's advice to run it, nor a chained error that shows it.
+  assert 'weights_only' not in str(caught.value)
+  assert caught.value.__suppress_context__
+  if protocol != 4:
+    assert 'code (posix.system' in str(caught.value)
+  assert not (tmp_path / 'was_run').exists()
+
+
+@pytest.mark.parametrize(
+  'content', [[1.0, 2.0], 3, {1: torch.ones(2, 2)}, torch.ones(2, 2)]
+)
+def test_a_pickle_of_something_else(config_of, tmp_path, content):
+  theirs_only(tmp_path / 'm', config_of())
+  (tmp_path / 'm' / 'model.safetensors').unlink()
+  torch.save(content, tmp_path / 'm' / 'pytorch_model.bin')
+  with pytest.raises(ValueError, match='not of arrays by name; give the state'):
+    hugging_face.open_checkpoint(tmp_path / 'm')
+
+
+@pytest.mark.parametrize(
+  'file',
+  [
+    *(7, None, True, ['a'], {}, ''),
+    *('../secret.safetensors', '/etc/passwd', 'a/b.safetensors', '..', '.'),
+    *('..\\secret', 'file://x', 'gs://bucket/x'),
+  ],
+)
+def test_an_index_names_files_of_its_folder_alone(config_of, tmp_path, file):
+  config = config_of()
+  folder = export(
+    tmp_path / 'm', config, random_params(config), max_shard_bytes=5000
+  )
+  # There, so that it would be read.
+  shard = next(folder.glob('model-00001-*'))
+  shutil.copy(shard, tmp_path / 'secret.safetensors')
+  path = folder / 'model.safetensors.index.json'
+  index = json.loads(path.read_text())
+  index['weight_map']['lm_head.weight'] = file
+  path.write_text(json.dumps(index))
+  message = f'{path} says that lm_head.weight is in {file!r}, where the name of'
+  with pytest.raises(ValueError, match=re.escape(message)):
     hugging_face.open_checkpoint(folder)
 
 
@@ -644,12 +714,40 @@ def test_safetensors_truncated_after_opening(tmp_path):
     {'dtype': 'F32', 'shape': [3], 'data_offsets': [0, 8]},
     {'dtype': 'F32', 'shape': [2]},
     {'dtype': 'F32', 'shape': ['2'], 'data_offsets': [0, 8]},
+    {'dtype': ['F32'], 'shape': [2], 'data_offsets': [0, 8]},
+    {'dtype': 'F32', 'shape': [2.0], 'data_offsets': [0, 8]},
+    {'dtype': 'F32', 'shape': [-1, -2], 'data_offsets': [0, 8]},
+    {'dtype': 'F32', 'shape': [True, 2], 'data_offsets': [0, 8]},
+    {'dtype': 'F32', 'shape': '2', 'data_offsets': [0, 8]},
+    {'dtype': 'F32', 'shape': [2], 'data_offsets': [0.0, 8.0]},
+    {'dtype': 'F32', 'shape': [2], 'data_offsets': ['0', '8']},
+    {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8, 16]},
+    {'dtype': 'F32', 'shape': [2], 'data_offsets': None},
     3,
+    None,
   ],
 )
-def test_safetensors_with_a_wrong_header(tmp_path, entry):
+def test_safetensors_with_a_wrong_entry(tmp_path, entry):
   header = json.dumps({'x': entry}).encode()
   path = tmp_path / 'file'
   path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(8))
   with pytest.raises(ValueError, match='truncated or no safetensors file'):
+    safetensors_files.open_file(path)
+
+
+@pytest.mark.parametrize(
+  'header, message',
+  [
+    (b'[1, 2]', 'a JSON list, not an object'),
+    (b'[' * 100_000, 'nested too deeply'),
+    (b'{"x": "\xff"}', 'there is no JSON'),
+    (b'null', 'a JSON NoneType, not an object'),
+  ],
+)
+def test_safetensors_with_a_wrong_header(tmp_path, header, message):
+  path = tmp_path / 'file'
+  path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(8))
+  with pytest.raises(
+    ValueError, match=f'{path} is truncated or no safetensors.*{message}'
+  ):
     safetensors_files.open_file(path)

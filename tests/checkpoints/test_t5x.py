@@ -203,6 +203,23 @@ def test_no_optimizer_state(folder, trained):
   assert (checkpoint.slots, checkpoint.step) == (None, 3)
 
 
+def test_parameters_alone_are_read_without_the_optimizer_state(folder, trained):
+  for array in folder.glob('state.*'):
+    shutil.rmtree(array)
+  checkpoint = t5x.open_legacy(folder, optimizer=False)
+  assert_holds(checkpoint, trained)
+  assert (checkpoint.slots, checkpoint.count, checkpoint.step) == (None, 0, 3)
+  with pytest.raises(
+    ValueError, match='v has no state.* Or set OPTIMIZER_STATE = reset'
+  ):
+    t5x.open_legacy(folder)
+
+
+def test_without_a_step_it_is_that_of_the_folder(folder):
+  edit_index(folder, lambda tree: {'version': 3, 'target': tree['target']})
+  assert t5x.open_legacy(folder).step == 3
+
+
 @pytest.mark.parametrize(
   'shape', [(128, 256), (256, 128), (128, 128), (127, 300), (300,)]
 )
@@ -402,9 +419,65 @@ def contradict_index(folder):
   edit_index(folder, edit)
 
 
+def change_key(**changes):
+  def edit(tree):
+    kernel = key_leaf(tree)['kernel']
+    key_leaf(tree)['kernel'] = {**kernel, **changes}
+
+  return lambda folder: edit_index(folder, edit)
+
+
+def inline(value):
+  def edit(tree):
+    key_leaf(tree)['kernel'] = value
+
+  return lambda folder: edit_index(folder, edit)
+
+
+def change_state(**changes):
+  return lambda folder: edit_index(
+    folder, lambda tree: tree['state'].update(changes)
+  )
+
+
+def nest_deeply(folder):
+  data = b'\x81\xa6target' + 1_000 * b'\x81\xa1a' + b'\x01'
+  (folder / 'checkpoint').write_bytes(data)
+
+
 @pytest.mark.parametrize(
   'damage, message',
   [
+    (change_key(kvstore='target'), f'{KEY} has no path in the index'),
+    (change_key(kvstore={'path': 7}), f'{KEY} has no path in the index'),
+    (
+      change_key(kvstore={'path': '../../etc/'}),
+      f'{KEY} has no etc/.zarray',
+    ),
+    (change_key(kvstore={'path': '..'}), f'{KEY} has no ../.zarray'),
+    (change_key(metadata=None), f'{KEY} has no shape in the index'),
+    (change_key(metadata={}), f'{KEY} has no shape in the index'),
+    (change_key(metadata={'shape': 32}), f'{KEY} has no shape in the index'),
+    (
+      change_key(metadata={'shape': ['a', None]}),
+      f'{KEY} has no shape in the index',
+    ),
+    (
+      change_key(metadata={'shape': [32.0, True]}),
+      f'{KEY} has no shape in the index',
+    ),
+    (inline('text'), f'{KEY} has no shape in the index'),
+    (inline([[1.0], [2.0, 3.0]]), f'{KEY} has no shape in the index'),
+    (change_state(step='three'), "state/step is 'three'"),
+    (change_state(step=3.5), 'state/step is 3.5'),
+    (change_state(step=-3), 'state/step is -3'),
+    (change_state(step={'a': 1}), 'state/step is'),
+    (change_state(param_states=[1]), r'\[1\] stands where names'),
+    (nest_deeply, 'too deeply|cannot be read as msgpack'),
+    (
+      lambda folder: (folder / 'checkpoint').write_bytes(b'\x93\x01\x02\x03'),
+      'has no optimizer/target',
+    ),
     (lose_folder, f'{KEY} has no {KEY_FOLDER}/.zarray. Copy or'),
     (lose_many, r'kernel/.zarray; and \d\d more. Copy or'),
     (lose_chunk, rf'{KEY} lacks 1 of its chunks \({KEY_FOLDER}/0.0\). Copy'),

@@ -68,7 +68,7 @@ def test_bfloat16_without_an_optimizer(golden, tmp_path):
   folder = save(tmp_path, {'target': target, 'extra': np.ones(2)})
   checkpoint = t5x_orbax.open_orbax(folder)
   assert checkpoint.slots is None
-  assert checkpoint.step == 0
+  assert checkpoint.step == 3  # of the folder's name
   assert list(checkpoint.skipped) == ['extra']
   for name, array in checkpoint.params.items():
     assert array.dtype == np.float32
@@ -148,3 +148,39 @@ def test_lost_files_are_one_sentence(folder, tmp_path, part):
     for array in t5x_orbax.open_orbax(copy).params.values():
       array.read()
   assert str(copy) in str(caught.value)
+
+
+@pytest.mark.parametrize('how', ['truncated', 'lost'])
+def test_values_that_are_not_all_there_are_seen_at_once(folder, tmp_path, how):
+  copy = shutil.copytree(folder, tmp_path / 'checkpoint_3')
+  files = (copy / 'state/ocdbt.process_0/d').iterdir()
+  values = max(files, key=lambda file: file.stat().st_size)
+  if how == 'truncated':
+    values.write_bytes(values.read_bytes()[: values.stat().st_size // 2])
+  else:
+    values.unlink()
+  with pytest.raises(ValueError, match=r'lacks \d+ of 261 .*chunks'):
+    t5x_orbax.open_orbax(copy)
+
+
+@pytest.mark.parametrize('lost', ['state.*', 'state.param_states.*'])
+def test_parameters_alone_are_read_without_the_optimizer_state(
+  golden, tmp_path, lost
+):
+  params = golden.tree('params')
+  folder = tmp_path / 'checkpoint_4'
+  handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+  state = {'step': np.int32(5), 'param_states': params}
+  with ocp.Checkpointer(handler) as checkpointer:
+    tree = {'target': params, 'state': state}
+    checkpointer.save(folder / 'state', ocp.args.PyTreeSave(tree))
+  for array in (folder / 'state').glob(lost):
+    shutil.rmtree(array)
+  checkpoint = t5x_orbax.open_orbax(folder, optimizer=False)
+  for name, wanted in golden.flat('params').items():
+    np.testing.assert_array_equal(checkpoint.params[name].read(), wanted)
+  # As it was stored, or else as the folder is named.
+  assert checkpoint.step == (4 if lost == 'state.*' else 5)
+  assert checkpoint.slots is None
+  with pytest.raises(ValueError, match='lacks .* state/param_states/'):
+    t5x_orbax.open_orbax(folder)

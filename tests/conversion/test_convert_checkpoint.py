@@ -1,7 +1,9 @@
 """Conversion on disk: between all formats, whole or not at all."""
 
+import errno
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 
@@ -10,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorstore as ts
+from etils import epath
 from flax import serialization, traverse_util
 
 from gqa_flax import convert_params
@@ -651,4 +654,64 @@ def test_arrays_in_memory_are_not_needed_whole(monkeypatch, tmp_path):
   monkeypatch.undo()
   assert max(size for _, _, size in rows) <= 2048
   assert any(start for _, start, _ in rows)
+  assert_whole(tmp_path / 'out')
+
+
+# As TensorStore and the operating system have it.
+FULL = (
+  ValueError(
+    'RESOURCE_EXHAUSTED: Error writing "decoder.logits_dense.kernel/0.0" in '
+    'OCDBT database at local file "/x/": Failed writing: "/x/d/5b.__lock": '
+    'Failed to write 785763 bytes to file 7: No space left on device '
+    "[os_error_code='28']"
+  ),
+  OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+  OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+)
+
+
+@pytest.mark.parametrize('error', FULL, ids=['tensorstore', 'disk', 'quota'])
+@pytest.mark.parametrize('output_format', formats.WRITABLE)
+@pytest.mark.parametrize('when', ['arrays', 'record'])
+def test_a_full_disk_is_one_sentence(
+  monkeypatch, tmp_path, output_format, error, when
+):
+  output = tmp_path / 'out'
+  path_type = type(epath.Path(output))
+  write_text = path_type.write_text
+
+  def half(path, text, *arguments):
+    if path.name != 'conversion.json.tmp':
+      return write_text(path, text, *arguments)
+    write_text(path, text[: len(text) // 2])
+    raise error
+
+  def full(*arguments):
+    raise error
+
+  with monkeypatch.context() as patch:
+    if when == 'record':
+      patch.setattr(path_type, 'write_text', half)
+    else:
+      patch.setattr(report.Audit, '__call__', full)
+    reason = 'disk quota exceeded' if 'quota' in str(error) else 'no space left'
+    with pytest.raises(
+      native.CheckpointWriteError, match=f'not be written to {output} .{reason}'
+    ) as caught:
+      convert(output, output_format)
+  assert 'RESOURCE_EXHAUSTED' not in str(caught.value)
+  assert_nothing_there(output)
+  # What it advises: make room, and start again.
+  convert(output, output_format)
+  assert_whole(output)
+
+
+def test_parameters_alone_are_converted_with_a_reset_state(tmp_path):
+  source = tmp_path / 'source' / 'checkpoint_3'
+  shutil.copytree(LEGACY / 'checkpoint_3', source)
+  for array in source.glob('state.*'):
+    shutil.rmtree(array)
+  with pytest.raises(ValueError, match='Or set OPTIMIZER_STATE = reset'):
+    convert(tmp_path / 'out', input=str(source), optimizer_state='carry')
+  convert(tmp_path / 'out', input=str(source), optimizer_state='reset')
   assert_whole(tmp_path / 'out')

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import urllib.error
 import urllib.request
 
@@ -9,7 +10,8 @@ import pytest
 import sentencepiece
 import seqio
 
-from gqa_flax.data import vocabulary
+from gqa_flax.data import tasks, vocabulary
+from gqa_flax.evaluation import evaluate
 
 
 @pytest.fixture(scope='module')
@@ -92,3 +94,78 @@ def test_fingerprints_tell_vocabularies_apart(model, tmp_path):
   ]
   assert len(set(found)) == 4
   assert found[0] == vocabulary.fingerprint(vocabulary.sentencepiece(str(path)))
+
+
+def train(folder, **ids):
+  file = folder / f'{"_".join(map(str, ids.values()))}.model'
+  with file.open('wb') as writer:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(['one two three four', 'five six seven'] * 10),
+      model_writer=writer,
+      vocab_size=21,
+      hard_vocab_limit=False,
+      minloglevel=2,
+      **ids,
+    )
+  return vocabulary.sentencepiece(str(file), extra_ids=0)
+
+
+T5_IDS = {'pad_id': 0, 'eos_id': 1, 'unk_id': 2, 'bos_id': -1}
+OTHER_IDS = [
+  # SentencePiece's own default, as Llama has it.
+  ({}, 'pad_id -1 and eos_id 2'),
+  # MADLAD.
+  ({'pad_id': 1, 'eos_id': 2, 'unk_id': 0, 'bos_id': -1}, 'pad_id 1 and eos_i'),
+  # CodeT5.
+  ({'pad_id': 0, 'bos_id': 1, 'eos_id': 2, 'unk_id': 3}, '0 and eos_id 2'),
+  # What seqio takes for padding is "unknown" here.
+  ({'pad_id': -1, 'eos_id': 1, 'unk_id': 0, 'bos_id': -1}, 'pad_id -1 and'),
+]
+
+
+@pytest.mark.parametrize('ids, message', OTHER_IDS)
+def test_a_vocabulary_of_other_special_tokens_is_refused(
+  ids, message, tmp_path
+):
+  found = train(tmp_path, **ids)
+  for make in (
+    lambda: tasks.get_task('wikipedia_summarization', found),
+    lambda: evaluate.infer(checkpoint='', vocabulary=found, sequence_length={}),
+  ):
+    with pytest.raises(
+      ValueError, match=f'vocabulary of .* {message}'
+    ) as error:
+      make()
+  # What the error asks for.
+  options = re.findall(r'--(\w+)=(-?\d)', str(error.value))
+  asked = {name: int(value) for name, value in options}
+  assert asked == T5_IDS
+  vocabulary.check_ids(train(tmp_path, **asked), 'the remedy')
+
+
+@pytest.mark.parametrize('name', ['inputs', 'targets'])
+def test_a_registered_task_of_other_special_tokens_is_refused(name):
+  bytes_, other = seqio.ByteVocabulary(), seqio.PassThroughVocabulary(99, 2)
+  features = {'inputs': bytes_, 'targets': bytes_, name: other}
+  seqio.TaskRegistry.add(
+    f'other_{name}',
+    source=tasks.TextSource(lambda split: {}, ['train']),
+    preprocessors=[],
+    output_features={key: seqio.Feature(v) for key, v in features.items()},
+  )
+  with pytest.raises(
+    ValueError, match=f"the {name} of task 'other_{name}' has .* eos_id 2, whe"
+  ):
+    tasks.get_task(f'other_{name}')
+
+
+@pytest.mark.parametrize(
+  'accepted',
+  [
+    seqio.ByteVocabulary(),
+    seqio.PassThroughVocabulary(99, 1),
+    seqio.PassThroughVocabulary(99),  # of ready ids: it does not know
+  ],
+)
+def test_vocabularies_of_t5_s_special_tokens(accepted):
+  vocabulary.check_ids(accepted, 'here')

@@ -1,0 +1,158 @@
+"""Which checkpoint a path means: its format, and the newest that is whole."""
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from etils import epath
+
+T = TypeVar('T')
+
+PREFIX = 'checkpoint'
+# The file or folder that tells each format from the others.
+MARKERS = {
+  't5x_legacy': 'checkpoint',
+  't5x': 'state',
+  'native': 'model',
+  'hugging_face': 'config.json',
+}
+_NAME = re.compile(rf'{PREFIX}_(0|[1-9][0-9]*)')
+# As the Hub's names are: an owner and a model.
+_HUB_ID = re.compile(
+  r'(?:hf://|https://huggingface\.co/)?([A-Za-z0-9][\w.-]*/[\w.-]+)/?', re.ASCII
+)
+
+
+class MismatchError(ValueError):
+  """A checkpoint is whole, but not what is asked for."""
+
+
+def step_of(path) -> int | None:
+  """Returns the step in a folder's name, or None if it has another name."""
+  match = _NAME.fullmatch(epath.Path(path).name)
+  return int(match[1]) if match else None
+
+
+def steps_in(folder: epath.Path) -> list[epath.Path]:
+  """Returns the checkpoint_<step> folders in a folder, the latest first."""
+  found = [x for x in folder.iterdir() if step_of(x) is not None]
+  return sorted(found, key=step_of, reverse=True)
+
+
+def format_of(folder: epath.Path) -> str | None:
+  """Returns the format of a checkpoint's own folder, or None."""
+  for format, marker in MARKERS.items():
+    if (folder / marker).exists():
+      return format
+  return None
+
+
+def recognize(path) -> str | None:
+  """Returns the format of a folder, or None if it is not a checkpoint.
+
+  Args:
+    path: A checkpoint, or a folder of checkpoint_<step> folders, of which the
+      latest decides; local or on gs:// or s3://.
+
+  Returns:
+    'native', 't5x', 't5x_legacy', 'hugging_face' or None.
+  """
+  if not str(path) or not as_path(path).is_dir():
+    return None
+  folder = as_path(path)
+  return format_of(next(iter(steps_in(folder)), folder))
+
+
+def checkpoints_at(path) -> list[epath.Path]:
+  """Returns the checkpoints that a path may mean, the latest first.
+
+  Args:
+    path: A checkpoint, or a folder of checkpoint_<step> folders.
+
+  Raises:
+    FileNotFoundError: If there is no folder, saying what there is.
+    ValueError: If the path is a URL of another kind.
+  """
+  if not str(path):
+    raise FileNotFoundError(
+      "The path of the checkpoint to read is empty (''); give a "
+      f'{PREFIX}_<step> folder, or a folder that contains one.'
+    )
+  hub_id = _HUB_ID.fullmatch(str(path))
+  if hub_id and hub_id[1] != str(path).rstrip('/'):
+    raise _on_the_hub(path, hub_id[1])
+  folder = as_path(path)
+  if folder.is_dir():
+    return steps_in(folder) or [folder]
+  if folder.exists():
+    raise FileNotFoundError(
+      f'There is no checkpoint at {path}: it is a file; give the folder of a '
+      'checkpoint.'
+    )
+  # The first part of a relative path would most often be there.
+  if hub_id and not folder.parent.exists():
+    raise _on_the_hub(path, hub_id[1])
+  raise FileNotFoundError(
+    f'There is no checkpoint at {path}: no such folder; give a '
+    f'{PREFIX}_<step> folder, or a folder that contains one.'
+  )
+
+
+def as_path(path) -> epath.Path:
+  """Returns a path; raises ValueError for a URL that cannot be one."""
+  try:
+    return epath.Path(path)
+  except KeyError as error:
+    raise ValueError(
+      f'{path} is neither a local path nor one on gs:// or s3://; give one of '
+      'these.'
+    ) from error
+
+
+def _on_the_hub(path, hub_id) -> FileNotFoundError:
+  return FileNotFoundError(
+    f'There is no folder {path}; if it is a model on the Hugging Face Hub, '
+    f'download it first (hf download {hub_id} --local-dir DIR), since nothing '
+    'is downloaded here, and give DIR to gqa-flax convert as INPUT.'
+  )
+
+
+def read_newest(
+  checkpoints: Sequence[epath.Path],
+  read: Callable[[epath.Path], T],
+  is_damage: Callable[[Exception], bool],
+) -> T:
+  """Reads the newest checkpoint that is whole.
+
+  Args:
+    checkpoints: From `checkpoints_at`.
+    read: Called with a checkpoint's folder.
+    is_damage: Whether an exception of `read` means a checkpoint that is not
+      whole, so that an older one is read instead, with a warning.
+
+  Returns:
+    What `read` returned.
+
+  Raises:
+    Exception: What `read` raised for the newest, if none is whole; what it
+      raised for any, if that is not damage.
+  """
+  problems: dict[epath.Path, Exception] = {}
+  for checkpoint in checkpoints:
+    try:
+      found = read(checkpoint)
+    except Exception as error:
+      if not is_damage(error):
+        raise
+      problems[checkpoint] = error
+      continue
+    if problems:
+      reasons = '; '.join(f'{x.name} ({e})' for x, e in problems.items())
+      warnings.warn(
+        f'Reading {checkpoint}, the newest whole checkpoint there; passed '
+        f'over: {reasons}',
+        stacklevel=2,
+      )
+    return found
+  raise next(iter(problems.values()))
