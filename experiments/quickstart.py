@@ -31,6 +31,7 @@ from gqa_flax import cli
 from gqa_flax.checkpoints import native
 from gqa_flax.checkpoints.formats import open_checkpoint
 from gqa_flax.conversion.convert import convert_checkpoint
+from gqa_flax.conversion.plan import CALIBRATED
 from gqa_flax.data import batches
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate
 from gqa_flax.model.network import Transformer
@@ -139,6 +140,13 @@ def quickstart(
     def conversion(variant=variant):
       folder = stages.folder(f'convert/{slug(variant)}')
       if not pathlib.Path(folder, 'conversion.json').exists():
+        calibration: dict[str, Any] = {}
+        if variant.method in CALIBRATED:
+          calibration = {
+            'calibration_task': uptrain_task.task.name,
+            'calibration_batches': lambda: uptrain_task.batches('train'),
+            'calibration_tokens': calibration_tokens,
+          }
         convert_checkpoint(
           input=checkpoint,
           output=folder,
@@ -146,9 +154,7 @@ def quickstart(
           method=variant.method,
           seed=seed,
           optimizer_state='carry',
-          calibration_task=uptrain_task.task.name,
-          calibration_batches=lambda: uptrain_task.batches('train'),
-          calibration_tokens=calibration_tokens,
+          **calibration,
         )
       return score(folder, [loss, text_loss] if variant == mha else [loss])
 

@@ -185,6 +185,15 @@ def divisors(n: int) -> list[int]:
   return [d for d in range(1, n + 1) if n % d == 0]
 
 
+def check_integer(name: str, value: Any, least: int):
+  """Raises ValueError unless a setting is an integer of at least `least`."""
+  is_integer = isinstance(value, int | np.integer)
+  if not is_integer or isinstance(value, bool) or value < least:
+    raise ValueError(
+      f'{name} is {value!r}; give an integer of at least {least}.'
+    )
+
+
 def _dtype_name(dtype: Any) -> str:
   if isinstance(dtype, str):
     return dtype

@@ -140,13 +140,13 @@ def activations(fields, path) -> tuple[str, ...]:
   return (_ACTIVATIONS[name], *(('linear',) if is_gated else ()))
 
 
-def read_ours(fields, path) -> tuple[int, int]:
-  """Returns num_kv_heads and the step."""
+def read_ours(fields, path) -> tuple[int, int | None]:
+  """Returns num_kv_heads and the step, None where gqa_flax did not write it."""
   ours = fields.get(OURS, {})
   try:
     num_heads = fields['num_heads']
     num_kv_heads = int(ours.get('num_kv_heads', num_heads))
-    step = int(ours.get('step', 0))
+    step = int(ours['step']) if 'step' in ours else None
   except (AttributeError, TypeError, ValueError) as error:
     raise ValueError(
       f'{path / FILE} says {OURS} {ours!r}; give num_kv_heads and step, '

@@ -74,7 +74,7 @@ def open_legacy(path) -> StoredCheckpoint:
   slots = _lazy(stores, folder)
   _check(problems, folder)
   adafactor_state.check_slots(slots, shapes, folder)
-  step = int(np.asarray(state.get('step', 0)))
+  step = int(np.asarray(state['step'])) if 'step' in state else None
   return StoredCheckpoint(
     format='t5x_legacy',
     path=str(path),

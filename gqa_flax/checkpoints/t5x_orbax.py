@@ -93,9 +93,9 @@ def _lazy(stores, where) -> dict[str, LazyArray]:
   }
 
 
-def _read_step(stores, where) -> int:
+def _read_step(stores, where) -> int | None:
   if _STEP not in stores:
-    return 0
+    return None
   try:
     return int(stores[_STEP].read().result())
   except ValueError as error:
