@@ -2,11 +2,13 @@
 
 import functools
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gqa_flax.config import check_integer
 from gqa_flax.data import reading, tasks
 from gqa_flax.data.examples import read_examples
 from gqa_flax.evaluation import bootstrap, decoding, metrics, predictions
@@ -14,6 +16,7 @@ from gqa_flax.evaluation.partial import Partial
 from gqa_flax.inference import EOS_ID
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
+from gqa_flax.partitioning import hosts
 
 
 class TaskScore:
@@ -43,7 +46,7 @@ class TaskScore:
     num_examples: int | None = None,
     use_cached: bool = False,
   ):
-    """Reads the examples.
+    """Reads the examples; warns on stderr of targets beyond the metric.
 
     Args:
       task: from `data.tasks.get_task`.
@@ -59,8 +62,15 @@ class TaskScore:
 
     Raises:
       ValueError: the task has no metric and none is given, or there is no such
-        metric, or no such split.
+        metric, or no such split, or a number is out of range.
     """
+    check_integer('BATCH_SIZE', batch_size, 1)
+    if num_examples is not None:
+      check_integer('NUM_EXAMPLES', num_examples, 1)
+    for name in ('inputs', 'targets'):
+      check_integer(
+        f'TASK_FEATURE_LENGTHS[{name!r}]', sequence_length.get(name), 1
+      )
     self._metric_name = metric or tasks.metric_name(task.name)
     if self._metric_name is not None:
       self._metric = metrics.get(self._metric_name)
@@ -82,6 +92,8 @@ class TaskScore:
     self._examples = read_examples(
       task, split, sequence_length['inputs'], num_examples, use_cached
     )
+    if self._metric_name is not None:
+      self._warn_of_unmeasured()
 
   def __call__(
     self, model: Transformer, params, partial: Partial | None = None
@@ -162,6 +174,23 @@ class TaskScore:
       },
       'lengths': self.lengths,
     }
+
+  def _warn_of_unmeasured(self):
+    """Says on stderr how many targets the metric cannot measure."""
+    num_targets = len(self._examples)
+    num_unmeasured = sum(
+      self._metric.blind(self._references(e)) for e in self._examples
+    )
+    if num_unmeasured and hosts.is_primary():
+      print(
+        f'Warning: the metric {self._metric_name!r} counts '
+        f'{self._metric.sees}, but {num_unmeasured:,} of {num_targets:,} '
+        f'targets ({num_unmeasured / num_targets:.1%}) of '
+        f'{self._task.name}/{self.split} have mostly others, or none: even a '
+        'perfect prediction may score 0 on them. Texts of any script can be '
+        "scored by METRIC = 'chrf' (evaluate.TaskScore.metric = 'chrf').",
+        file=sys.stderr,
+      )
 
   def _scores(self) -> dict[str, float]:
     """Scores with a metric of ours, each example too."""

@@ -141,6 +141,19 @@ def test_bleu_is_compared_by_its_counts(tmp_path):
   assert difference.num_tied == 6
 
 
+def test_chrf_is_compared_by_its_counts(tmp_path):
+  targets = [f'第{i}次会议在东京举行' for i in range(8)]
+  worse = [t[:4] for t in targets]
+  a = write(tmp_path / 'a', worse, targets, 'chrf')
+  b = write(tmp_path / 'b', targets, targets, 'chrf')
+  result = compare.compare([a], [b], num_resamples=50)
+  expected = sacrebleu.corpus_chrf(worse, [targets]).score
+  assert result.a.scores == {'chrf': pytest.approx(expected)}
+  assert result.b.scores == {'chrf': pytest.approx(100)}
+  assert result.differences['chrf'].num_better_b == 8
+  assert average.average([a, b]).scores['test/chrf'].max == pytest.approx(100)
+
+
 def test_the_intervals_are_those_of_the_evaluation(tmp_path):
   a, b = write(tmp_path / 'a', ONE), write(tmp_path / 'b', OTHER)
   metric = metrics.get('rouge')
@@ -200,7 +213,7 @@ def test_other_metrics_are_refused(tmp_path):
   ):
     compare.compare([a], [b])
   with pytest.raises(
-    ValueError, match=f'{c} has no scores of single .* rouge, bleu, trivia_qa'
+    ValueError, match=f'{c} has no scores of single .* rouge, bleu, chrf, .*'
   ):
     compare.compare([a], [c])
 

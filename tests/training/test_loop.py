@@ -242,3 +242,11 @@ def test_validation_loss_is_the_mean_over_tokens(
 def test_validation_without_batches_is_refused():
   with pytest.raises(ValueError, match='no batch to compute the validation'):
     ValidationLoss([])
+
+
+def test_validation_without_a_target_token_is_refused(tiny_config, make_batch):
+  batch = make_batch(tiny_config)
+  empty = {**batch, 'decoder_loss_weights': 0 * batch['decoder_loss_weights']}
+  with pytest.raises(ValueError, match='No batch of the dev loss has a target'):
+    ValidationLoss([empty, empty], name='dev')
+  ValidationLoss([empty, batch])
