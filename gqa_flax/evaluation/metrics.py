@@ -36,6 +36,7 @@ class Metric:
 
   Attributes:
     keys: the names of its K values.
+    width: S, the numbers that an example adds.
     statistics: maps (targets, predictions) to float64 [num_examples, S], what
       each example adds to the score.
     scores: maps sums of such rows, [R, S], and how many rows are in each sum
@@ -48,6 +49,7 @@ class Metric:
   """
 
   keys: tuple[str, ...]
+  width: int
   statistics: Callable[[Sequence, Sequence[str]], np.ndarray]
   scores: Callable[[np.ndarray, int], np.ndarray]
   example_scores: Callable[[np.ndarray], np.ndarray]
@@ -252,6 +254,7 @@ def _mean_of_examples(
   """Returns the metric whose statistics are scores from 0 to 1."""
   return Metric(
     keys,
+    len(keys),
     statistics,
     scores=lambda sums, num_examples: 100 * sums / num_examples,
     example_scores=lambda statistics: 100 * statistics,
@@ -266,6 +269,7 @@ METRICS: Mapping[str, Metric] = {
   ),
   'bleu': Metric(
     ('bleu',),
+    10,
     _bleu_statistics,
     scores=lambda sums, num_examples: _bleu_scores(sums, False),
     example_scores=lambda statistics: _bleu_scores(statistics, True),
@@ -274,6 +278,7 @@ METRICS: Mapping[str, Metric] = {
   ),
   'chrf': Metric(
     ('chrf',),
+    18,
     _chrf_statistics,
     scores=lambda sums, num_examples: chrf.scores(sums),
     example_scores=chrf.scores,

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -135,10 +136,11 @@ class TaskScore:
 
   @functools.cached_property
   def identity(self) -> dict[str, Any]:
-    """What decides the tokens besides the model, for `Partial`."""
+    """What decides the scores besides the model, for JSON."""
     digest = hashlib.sha256()
     for example in self._examples:
       digest.update(np.asarray([*example['inputs'], 0], np.int32).tobytes())
+      digest.update(json.dumps(self._references(example)).encode())
     return {
       'task': self._task.name,
       'split': self.split,
@@ -147,6 +149,7 @@ class TaskScore:
       'decode': decoding.describe(self._decode),
       'vocab_size': self._vocabulary.vocab_size,
       'num_examples': len(self._examples),
+      'metric': self._metric_name,
       'examples': digest.hexdigest(),
     }
 
