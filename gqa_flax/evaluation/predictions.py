@@ -123,15 +123,12 @@ def check_runs(folders: Sequence[str | os.PathLike]):
   """Raises ValueError if there are no runs, or one of them twice."""
   if not folders:
     raise ValueError('There are no runs; give at least one evaluation folder.')
-  if not all(map(os.fspath, folders)):
+  names = [os.fspath(folder) for folder in folders]
+  if '' in names:
     raise ValueError(
-      f'One of the runs {[*map(os.fspath, folders)]} has no name; give the '
-      'folder of each.'
+      f'One of the runs {names} has no name; give the folder of each.'
     )
-  places = [
-    os.fspath(f) if '://' in os.fspath(f) else os.path.realpath(f)
-    for f in folders
-  ]
+  places = [n if '://' in n else os.path.realpath(n) for n in names]
   for folder, place in zip(folders, places, strict=True):
     if places.count(place) > 1:
       raise ValueError(f'The run {folder} is given twice; give each run once.')
