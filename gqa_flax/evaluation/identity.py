@@ -3,14 +3,12 @@
 import json
 import re
 import reprlib
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-_UNSET = object()
-# Whole values of settings, and the beginnings of hashes.
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
-_REPR.maxdict = 8
 
 
 def parse_settings(text: str) -> dict[str, str]:
@@ -35,18 +33,13 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where):
     where: the folder or file, for the error.
   """
   wanted = json.loads(json.dumps(wanted))  # as what was read
-  differing = [
-    _difference(name, found[name], wanted[name])
-    for name in wanted
-    if name != 'settings' and found.get(name, wanted[name]) != wanted[name]
+  differing = _differing_settings(
+    found.get('settings'), wanted.get('settings')
+  ) or [
+    f'{name} is {_REPR.repr(found[name])} there and {_REPR.repr(value)} here'
+    for name, value in wanted.items()
+    if name != 'settings' and found.get(name, value) != value
   ]
-  if isinstance(found.get('settings'), dict) and 'settings' in wanted:
-    ours, theirs = wanted['settings'], found['settings']
-    differing += [
-      _difference(name, theirs.get(name, _UNSET), ours.get(name, _UNSET))
-      for name in sorted({*ours, *theirs})
-      if theirs.get(name) != ours.get(name)
-    ]
   if differing:
     raise FileExistsError(
       f'{where} holds another evaluation ({"; ".join(differing)}), which would '
@@ -54,8 +47,16 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where):
     )
 
 
-def _difference(name: str, found: Any, wanted: Any) -> str:
-  there, here = (
-    'not set' if x is _UNSET else _REPR.repr(x) for x in (found, wanted)
-  )
-  return f'{name} is {there} there and {here} here'
+def _differing_settings(found: Any, wanted: Any) -> list[str]:
+  if not (isinstance(found, dict) and isinstance(wanted, dict)):
+    return []
+  return [
+    f'{name} is {_shorten(found.get(name))} there and '
+    f'{_shorten(wanted.get(name))} here'
+    for name in sorted({*found, *wanted})
+    if found.get(name) != wanted.get(name)
+  ]
+
+
+def _shorten(value: str | None) -> str:
+  return 'not set' if value is None else textwrap.shorten(value, 60)

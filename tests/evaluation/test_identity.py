@@ -46,11 +46,18 @@ def test_what_differs_is_named_with_both_values():
   identity.check_same(found, dict(found), '/out')
   # What either does not say is no difference.
   identity.check_same({'step': 3, 'old': 1}, {**found, 'new': 2}, '/out')
-  wanted = {**found, 'step': 4, 'settings': {'Y': '3', 'Z': '0'}}
+  with pytest.raises(FileExistsError) as error:
+    identity.check_same(found, {**found, 'step': 4, 'task': 'b'}, '/out')
+  assert str(error.value) == (
+    "/out holds another evaluation (step is 3 there and 4 here; task is 'a' "
+    "there and 'b' here), which would be lost; give another OUTPUT_DIR."
+  )
+  # What was set says why.
+  wanted = {**found, 'step': 4, 'settings': {'Y': '3', 'Z': "'0'"}}
   with pytest.raises(FileExistsError) as error:
     identity.check_same(found, wanted, '/out')
   assert str(error.value) == (
-    "/out holds another evaluation (step is 3 there and 4 here; X is '1' there "
-    "and not set here; Y is '2' there and '3' here; Z is not set there and '0' "
-    'here), which would be lost; give another OUTPUT_DIR.'
+    '/out holds another evaluation (X is 1 there and not set here; Y is 2 there '
+    "and 3 here; Z is not set there and '0' here), which would be lost; give "
+    'another OUTPUT_DIR.'
   )

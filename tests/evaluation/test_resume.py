@@ -109,8 +109,8 @@ def test_stopped_while_writing_it_decodes_nothing_again(
     ({'batch_size': 2}, 'batch_size is 4 there and 2 here'),
     ({'metric': 'bleu'}, "metric is 'rouge' there and 'bleu' here"),
     ({'cache_dtype': 'int8'}, "cache_dtype is 'auto' there and 'int8' here"),
-    ({'settings': 'SIZE = 8\n'}, "SIZE is '4' there and '8' here"),
-    ({'settings': ''}, "SIZE is '4' there and not set here"),
+    ({'settings': 'SIZE = 8\n'}, 'SIZE is 4 there and 8 here'),
+    ({'settings': ''}, 'SIZE is 4 there and not set here'),
   ],
   ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
 )
