@@ -57,7 +57,7 @@ def test_what_differs_is_named_with_both_values():
   with pytest.raises(FileExistsError) as error:
     identity.check_same(found, wanted, '/out')
   assert str(error.value) == (
-    '/out holds another evaluation (X is 1 there and not set here; Y is 2 there '
-    "and 3 here; Z is not set there and '0' here), which would be lost; give "
-    'another OUTPUT_DIR.'
+    '/out holds another evaluation (X is 1 there and not set here; Y is 2 '
+    "there and 3 here; Z is not set there and '0' here), which would be lost; "
+    'give another OUTPUT_DIR.'
   )
