@@ -7,7 +7,8 @@ Table 1 of the paper do, in miniature. The report says what comes of their
 claims.
 
   make quickstart                       # or, in an installed environment:
-  python -m experiments.quickstart --gin.UPTRAIN_STEPS=600
+  python -m experiments.quickstart --gin.UPTRAIN_STEPS=600 \\
+    --gin.WORK_DIR=runs/longer
 
 All settings stand in gin_configs/quickstart.gin. Stages that are done are not
 done again: what was interrupted goes on, and `make quickstart` after that only
@@ -31,6 +32,7 @@ from gqa_flax import cli
 from gqa_flax.checkpoints import native
 from gqa_flax.checkpoints.formats import open_checkpoint
 from gqa_flax.conversion.convert import convert_checkpoint
+from gqa_flax.conversion.plan import CALIBRATED
 from gqa_flax.data import batches
 from gqa_flax.evaluation.evaluate import TaskScore, evaluate
 from gqa_flax.model.network import Transformer
@@ -107,6 +109,19 @@ def quickstart(
   # Models of one shape share what was compiled for the first of them.
   jax.config.update('jax_compilation_cache_dir', str(work / 'compiled'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  check_settings(
+    work,
+    {
+      'CHECKPOINT': checkpoint,
+      'UPTRAIN_STEPS': uptrain_steps,
+      'FINETUNE_STEPS': finetune_steps,
+      'RANDOM_SEED': seed,
+      'held_out_examples': held_out_examples,
+      'calibration_tokens': calibration_tokens,
+      'UPTRAIN_LENGTHS': dict(uptrain_task.sequence_length),
+      'FINETUNE_LENGTHS': dict(finetune_task.sequence_length),
+    },
+  )
   stages = Stages(work, seed)
   stored = open_checkpoint(checkpoint)
   # What trains for a moment learns more without.
@@ -140,6 +155,13 @@ def quickstart(
     def conversion(variant=variant):
       folder = stages.folder(f'convert/{slug(variant)}')
       if not pathlib.Path(folder, 'conversion.json').exists():
+        calibration: dict[str, Any] = {}
+        if variant.method in CALIBRATED:
+          calibration = {
+            'calibration_task': uptrain_task.task.name,
+            'calibration_batches': lambda: uptrain_task.batches('train'),
+            'calibration_tokens': calibration_tokens,
+          }
         convert_checkpoint(
           input=checkpoint,
           output=folder,
@@ -147,9 +169,7 @@ def quickstart(
           method=variant.method,
           seed=seed,
           optimizer_state='carry',
-          calibration_task=uptrain_task.task.name,
-          calibration_batches=lambda: uptrain_task.batches('train'),
-          calibration_tokens=calibration_tokens,
+          **calibration,
         )
       return score(folder, [loss, text_loss] if variant == mha else [loss])
 
@@ -201,6 +221,32 @@ def quickstart(
   }
   quickstart_report.write(results_dir, stages.records, predictions)
   print(f'The report is {results_dir}/report.md')
+
+
+def check_settings(work: pathlib.Path, settings: Mapping[str, Any]):
+  """Keeps the settings of a work_dir, whose stages are run once.
+
+  Raises:
+    ValueError: if stages in it were run with other settings.
+  """
+  path = work / 'settings.json'
+  if path.exists():
+    found = json.loads(path.read_text())
+    differing = [
+      f'{name} is {found.get(name)!r} there and {value!r} here'
+      for name, value in settings.items()
+      if found.get(name) != value
+    ]
+    if differing:
+      raise ValueError(
+        f'{work} holds a quickstart with other settings '
+        f'({"; ".join(differing)}), whose stages would be taken for done; give '
+        'another WORK_DIR.'
+      )
+  work.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(json.dumps(settings, indent=2) + '\n')
+  temporary.replace(path)
 
 
 class Stages:

@@ -94,16 +94,27 @@ def test_pretrain_convert_uptrain_finetune_evaluate_infer(
     '--gin.TRAIN_STEPS=8',
   )
   capsys.readouterr()
-  run(
-    'evaluate',
+  evaluation = [
     *SUMMARIES,
     gin_file('evaluate'),
     BATCH,
-    '--gin.NUM_EXAMPLES=9',
     f'--gin.CHECKPOINT={folder["tuned"]}',
     f'--gin.OUTPUT_DIR={folder["scores"]}',
-  )
+  ]
+  run('evaluate', *evaluation, '--gin.NUM_EXAMPLES=9')
   printed = json.loads(capsys.readouterr().out)
+
+  # Another split does not replace it.
+  before = {x.name: x.read_bytes() for x in (tmp_path / 'scores').iterdir()}
+  other = ['--gin.NUM_EXAMPLES=8', '--gin.SPLIT=test']
+  assert cli.main(['evaluate', *evaluation, *other]) == 1
+  error = capsys.readouterr().err
+  assert "SPLIT is 'validation' there and 'test' here" in error
+  assert 'NUM_EXAMPLES is 9 there and 8 here' in error
+  assert 'give another OUTPUT_DIR' in error
+  assert before == {
+    x.name: x.read_bytes() for x in (tmp_path / 'scores').iterdir()
+  }
 
   scores = json.loads((tmp_path / 'scores' / 'scores.json').read_text())
   assert scores['step'] == 8

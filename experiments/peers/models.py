@@ -93,7 +93,7 @@ def in_transformers(
   transformers.logging.disable_progress_bar()
   with tempfile.TemporaryDirectory(prefix='peers_') as folder:
     path = pathlib.Path(folder) / 'model'
-    save_params(path, params, config, format='hugging_face')
+    save_params(path, params, config, 'hugging_face', step=0)
     return {variant: _load(path, variant) for variant in variants}
 
 

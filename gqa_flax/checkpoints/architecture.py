@@ -12,6 +12,9 @@ from gqa_flax.checkpoints.arrays import listed
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 
+# What a gated and a plain MLP are taken to compute, where files do not say it.
+GATED, PLAIN = ('gelu', 'linear'), ('relu',)
+
 
 def infer_config(
   shapes: Mapping[str, tuple[int, ...]], where, *, vocab_size=None
@@ -80,7 +83,7 @@ def infer_config(
     mlp_dim=shape_of(wi, 2)[1],
     num_encoder_layers=_count(shapes, 'encoder'),
     num_decoder_layers=_count(shapes, 'decoder'),
-    mlp_activations=('gelu', 'linear') if gated else ('relu',),
+    mlp_activations=GATED if gated else PLAIN,
     logits_via_embedding=head is None,
   )
   check_shapes(shapes, config, where)

@@ -81,25 +81,26 @@ class StoredCheckpoint:
   Attributes:
     format: 't5x', 't5x_legacy', 'hugging_face' or 'native'.
     path: of the very checkpoint.
-    step: steps since the very first of pre-training; 0 where none is stored.
+    step: steps since the very first of pre-training; None where the files do
+      not say, as in Hugging Face's format.
     config: read from the shapes (and from a config file where there is one).
     params: float32, by T5X name: 'decoder/layers_0/self_attention/key/kernel'.
     slots: Adafactor's statistics, float32, by the parameter's name and
       '/v_row', '/v_col' or '/v', without T5X's placeholders of shape (1,);
       None where no optimizer state is stored.
     count: Adafactor's own count of steps, by which its memory lengthens; 0
-      without slots.
+      without slots, None where the files do not say.
     skipped: names in the file that are no parameter, each with the reason.
     model_type: as Hugging Face's config.json has it, None in other formats.
   """
 
   format: str
   path: str
-  step: int
+  step: int | None
   config: T5Config
   params: Mapping[str, LazyArray]
   slots: Mapping[str, LazyArray] | None = None
-  count: int = 0
+  count: int | None = 0
   skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
   model_type: str | None = None
 

@@ -18,13 +18,14 @@ from flax import traverse_util
 from gqa_flax.checkpoints import (
   folders,
   hugging_face,
+  hugging_face_config,
   hugging_face_write,
   native,
   t5x,
   t5x_orbax,
   t5x_write,
 )
-from gqa_flax.checkpoints.architecture import check_shapes
+from gqa_flax.checkpoints.architecture import GATED, PLAIN, check_shapes
 from gqa_flax.checkpoints.arrays import DTYPES, LazyArray, StoredCheckpoint
 from gqa_flax.checkpoints.folders import PREFIX, recognize
 from gqa_flax.checkpoints.native_manager import CheckpointWriteError, full_disk
@@ -143,10 +144,11 @@ def write_checkpoint(
     FileExistsError: if there is one already.
     CheckpointWriteError: if there is no space left on the device.
     ValueError: if the parameters are not those of `config`, or the format is
-      not written in the dtype.
+      not written in the dtype or cannot carry the config.
   """
   check_format(format, WRITABLE)
   check_dtype(dtype, format)
+  check_config(config, format)
   folder = check_destination(path, format)
   check_shapes({n: x.shape for n, x in params.items()}, config, 'the result')
   if format == 'native':
@@ -217,7 +219,9 @@ def load_params(path, format: str | None = None):
   return traverse_util.unflatten_dict(flat, sep='/'), stored.config
 
 
-def save_params(path, params, config: T5Config, format='native', step=0) -> str:
+def save_params(
+  path, params, config: T5Config, format='native', *, step: int
+) -> str:
   """Writes parameters as a checkpoint of a format.
 
   Args:
@@ -225,7 +229,8 @@ def save_params(path, params, config: T5Config, format='native', step=0) -> str:
     params: tree of arrays, named as T5X names them.
     config: their architecture.
     format: of `WRITABLE`.
-    step: steps since the very first of pre-training.
+    step: steps since the very first of pre-training: the learning rate of
+      further training depends on it. `open_checkpoint` gives that of a file.
 
   Returns:
     The path of the checkpoint.
@@ -272,6 +277,18 @@ def check_dtype(dtype: str, format: str):
     raise ValueError(
       f'The format {format!r} is not written in {dtype!r}; choose an '
       f'OUTPUT_DTYPE of {", ".join(known)}.'
+    )
+
+
+def check_config(config: T5Config, format: str):
+  """Raises ValueError if the format cannot carry what the model computes."""
+  if format == 'hugging_face':
+    hugging_face_config.feed_forward(config)
+  if format == 't5x_legacy' and config.mlp_activations not in (GATED, PLAIN):
+    raise ValueError(
+      f"T5Config.mlp_activations is {config.mlp_activations}, which T5X's "
+      f'format does not carry, so that it would be read as {GATED} or {PLAIN}; '
+      "set OUTPUT_FORMAT = 'native' or 'hugging_face'."
     )
 
 

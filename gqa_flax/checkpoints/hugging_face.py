@@ -44,8 +44,8 @@ def open_checkpoint(path, *, optimizer: bool = False) -> StoredCheckpoint:
     optimizer: makes no difference, since the format has no optimizer state.
 
   Returns:
-    A checkpoint without optimizer state; its step is 0 unless gqa_flax wrote
-    the folder.
+    A checkpoint without optimizer state; its step is None unless gqa_flax
+    wrote the folder.
 
   Raises:
     FileNotFoundError: if one of these files is missing.

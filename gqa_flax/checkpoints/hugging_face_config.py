@@ -206,8 +206,8 @@ def activations(fields, path) -> tuple[str, ...]:
   return (_ACTIVATIONS[name], *(('linear',) if is_gated else ()))
 
 
-def read_ours(fields, path) -> tuple[int, int]:
-  """Returns num_kv_heads and the step."""
+def read_ours(fields, path) -> tuple[int, int | None]:
+  """Returns num_kv_heads and the step, None where gqa_flax did not write it."""
   ours = fields.get(OURS, {})
   if not isinstance(ours, dict):
     raise ValueError(
@@ -215,12 +215,14 @@ def read_ours(fields, path) -> tuple[int, int]:
       'or remove it.'
     )
   num_heads = fields['num_heads']
-  num_kv_heads, step = ours.get('num_kv_heads', num_heads), ours.get('step', 0)
+  num_kv_heads, step = ours.get('num_kv_heads', num_heads), ours.get('step')
   for name, value, least in (
     ('num_kv_heads', num_kv_heads, 1),
     ('step', step, 0),
   ):
-    if not is_integer(value, least):
+    # None stands for a step that is not known.
+    known = name != 'step' or value is not None
+    if known and not is_integer(value, least):
       expected = f'an integer of {least} or more'
       raise _wrong(path / FILE, f'{OURS}.{name}', value, expected)
   if num_heads % num_kv_heads:

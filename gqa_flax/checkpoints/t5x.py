@@ -88,7 +88,7 @@ def open_legacy(path, *, optimizer: bool = True) -> StoredCheckpoint:
     config=config,
     params=params,
     slots=slots or None,
-    count=step if slots else 0,
+    count=(step or 0) if slots else 0,
     skipped=skipped,
   )
 
@@ -124,9 +124,9 @@ def _read_index(folder) -> dict[str, Any]:
   return index
 
 
-def _read_step(state, folder) -> int:
+def _read_step(state, folder) -> int | None:
   if 'step' not in state:
-    return folders.step_of(folder) or 0
+    return folders.step_of(folder)
   step = np.asarray(state['step'])
   if step.size != 1 or step.dtype.kind not in 'iu' or step.item() < 0:
     raise _damaged(folder, f'state/step is {state["step"]!r}')

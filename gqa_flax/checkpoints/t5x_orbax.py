@@ -84,7 +84,7 @@ def open_orbax(path, *, optimizer: bool = True) -> StoredCheckpoint:
     config=config,
     params=params,
     slots=slots or None,
-    count=step if slots else 0,
+    count=(step or 0) if slots else 0,
     skipped=skipped,
   )
 
@@ -112,9 +112,9 @@ def _lazy(stores, where) -> dict[str, LazyArray]:
   }
 
 
-def _read_step(stores, where) -> int:
+def _read_step(stores, where) -> int | None:
   if _STEP not in stores:
-    return folders.step_of(where) or 0
+    return folders.step_of(where)
   try:
     return int(stores[_STEP].read().result())
   except (TypeError, ValueError) as error:

@@ -234,8 +234,9 @@ def config_str() -> str:
 
 def parsed_without(name: str) -> str:
   """Returns what was parsed, but for a macro."""
-  lines = gin.config_str().splitlines(keepends=True)
-  return ''.join(line for line in lines if not line.startswith(f'{name} ='))
+  # Gin continues a long value on indented lines.
+  whole = re.compile(rf'^{name} =.*\n([ \t].*\n)*', re.MULTILINE)
+  return whole.sub('', gin.config_str())
 
 
 def one_sentence(error: Exception) -> str:

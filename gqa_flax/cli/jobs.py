@@ -200,6 +200,12 @@ examples:
     --gin.INPUT=/tmp/mha --gin.OUTPUT=/tmp/gqa_2 \\
     --gin.NUM_KV_HEADS=2 --gin.CONVERSION_METHOD=mean
 
+  # Hugging Face's files do not say a checkpoint's step: a public T5.1.1 is at
+  # 1,000,000 (gin_configs/runs/convert.gin lists others).
+  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
+    --gin.INPUT=/tmp/t5-v1_1-small --gin.OUTPUT=/tmp/t5_gqa_2 \\
+    --gin.NUM_KV_HEADS=2 --gin.STEP=1_000_000
+
   # Keeping the function, calibrated on the text of a task.
   gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
     --gin_file=gin_configs/tasks/wikipedia_span_corruption.gin \\

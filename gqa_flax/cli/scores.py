@@ -47,8 +47,8 @@ def compare(args):
 
   _print(
     comparison.compare(
-      [run for run in args.a.split(',') if run],
-      [run for run in args.b.split(',') if run],
+      args.a.split(','),
+      args.b.split(','),
       confidence=args.confidence,
       num_resamples=args.num_resamples,
       seed=args.seed,

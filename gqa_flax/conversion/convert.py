@@ -10,10 +10,15 @@ from flax import traverse_util
 from gqa_flax.checkpoints import formats
 from gqa_flax.checkpoints.architecture import check_shapes
 from gqa_flax.checkpoints.arrays import LazyArray, StoredCheckpoint
-from gqa_flax.config import T5Config
-from gqa_flax.conversion import report, slots
+from gqa_flax.config import T5Config, check_integer
+from gqa_flax.conversion import report, slots, steps
 from gqa_flax.conversion import statistics as statistics_lib
-from gqa_flax.conversion.plan import Conversion, check_conversion
+from gqa_flax.conversion.plan import (
+  CALIBRATED,
+  Conversion,
+  check_conversion,
+  check_method,
+)
 from gqa_flax.conversion.statistics import Statistics
 from gqa_flax.runtime.owner import Owner
 
@@ -88,6 +93,7 @@ def convert_checkpoint(
   input: str,
   output: str,
   num_kv_heads: int,
+  step: int | None = None,
   method: str = 'mean',
   seed: int = 0,
   input_format: str | None = None,
@@ -112,6 +118,8 @@ def convert_checkpoint(
     output: gets checkpoint_<step>/ (the step stays) and conversion.json; of
       Hugging Face's format it is the folder itself.
     num_kv_heads: as in `convert_params`.
+    step: steps of training since the first of pre-training, for a checkpoint
+      that does not say; `steps.PUBLISHED` lists those of published ones.
     method: as in `convert_params`.
     seed: as in `convert_params`.
     input_format: of `formats.READABLE`; None recognises it.
@@ -135,8 +143,18 @@ def convert_checkpoint(
     FolderInUseError: if another process writes to `output`.
     CheckpointWriteError: if there is no space left on the device.
     ValueError: if something does not fit: heads, formats, damaged arrays or
-      such that are not finite. Nothing is written then.
+      such that are not finite; if an argument is out of range or would be
+      ignored; if the step is not known. Nothing is written then.
   """
+  _check_settings(
+    method,
+    seed,
+    permute_heads,
+    calibration_task,
+    calibration_tokens,
+    statistics,
+  )
+  steps.check_step(step)
   formats.check_format(output_format, formats.WRITABLE)
   formats.check_dtype(output_dtype, output_format)
   if optimizer_state not in ('reset', 'carry'):
@@ -148,6 +166,8 @@ def convert_checkpoint(
   if carrying:
     _check_carry(source, output_format)
   check_conversion(source.config, num_kv_heads, method)
+  source = steps.settle(source, step)
+  formats.check_config(source.config, output_format)
   formats.check_destination(output, output_format)
   with Owner(output, 'OUTPUT', beside=True):
     moments = _statistics(
@@ -201,6 +221,25 @@ def convert_checkpoint(
     )
 
 
+def _check_settings(
+  method, seed, permute_heads, calibration_task, calibration_tokens, statistics
+):
+  """Raises ValueError for what is out of range, or would be ignored."""
+  check_method(method)
+  check_integer('RANDOM_SEED', seed, 0)
+  check_integer('CALIBRATION_TOKENS', calibration_tokens, 1)
+  if not isinstance(permute_heads, bool):
+    raise ValueError(f'PERMUTE_HEADS is {permute_heads!r}; give True or False.')
+  unused = {'CALIBRATION_TASK': calibration_task, 'STATISTICS': statistics}
+  for name, value in unused.items():
+    if value is not None and method not in CALIBRATED:
+      raise ValueError(
+        f'{name} is {value!r}, but the method {method!r} uses no statistics; '
+        f'leave it out, or choose the CONVERSION_METHOD '
+        f'{" or ".join(map(repr, CALIBRATED))}.'
+      )
+
+
 def _check_not_grouped_already(shapes, config: T5Config):
   """Says so where a config forgets that the heads are grouped."""
   key = shapes.get('decoder/layers_0/self_attention/key/kernel')
@@ -233,7 +272,7 @@ def _check_carry(source: StoredCheckpoint, output_format: str):
 
 def _statistics(source, method, path, task, batches, tokens):
   """Reads the statistics from a file, or collects them, or does without."""
-  if method not in ('aligned', 'subspace'):
+  if method not in CALIBRATED:
     return None
   if path is not None and epath.Path(path).exists():
     found = statistics_lib.load(path)
@@ -249,8 +288,20 @@ def _statistics(source, method, path, task, batches, tokens):
         'another STATISTICS file, or no CALIBRATION_TASK.'
       )
     return found
-  if task is None or batches is None:
+  if task is None and path is not None:
+    raise FileNotFoundError(
+      f'There is no STATISTICS file {path}, nor a CALIBRATION_TASK to collect '
+      'them on; give one of the two.'
+    )
+  if task is None:
     return None
+  if batches is None:
+    raise ValueError(
+      f'The calibration task {task!r} has no batches; give '
+      'calibration_batches, too.'
+    )
+  if path is not None:
+    statistics_lib.check_writable(path)
   flat = {name: array.read() for name, array in source.params.items()}
   collected = statistics_lib.collect(
     traverse_util.unflatten_dict(flat, sep='/'),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gqa_flax.checkpoints.arrays import LazyArray, check_finite
-from gqa_flax.config import T5Config, divisors
+from gqa_flax.config import T5Config, check_integer, divisors
 from gqa_flax.conversion import alignment, pooling
 from gqa_flax.conversion.orders import (
   ATTENTIONS,
@@ -21,6 +21,8 @@ from gqa_flax.conversion.statistics import Statistics
 
 _ALIGNMENTS = {'aligned': alignment.aligned, 'subspace': alignment.subspace}
 METHODS = (*pooling.METHODS, *_ALIGNMENTS)
+# Those that use statistics of the attentions' inputs.
+CALIBRATED = tuple(_ALIGNMENTS)
 RELATIVE_BIAS = 'decoder/relpos_bias/rel_embedding'
 
 
@@ -289,18 +291,24 @@ class Conversion:
 
 def check_conversion(config: T5Config, num_kv_heads, method):
   """Raises ValueError unless the method exists and the heads divide."""
+  check_method(method)
+  check_integer('num_kv_heads', num_kv_heads, 1)
+  if num_kv_heads not in divisors(config.num_kv_heads):
+    raise ValueError(
+      f'num_kv_heads = {num_kv_heads} does not divide the '
+      f'{config.num_kv_heads} key/value heads of the checkpoint; choose one of '
+      f'{divisors(config.num_kv_heads)}.'
+    )
+
+
+def check_method(method):
+  """Raises ValueError unless there is such a method."""
   if method not in METHODS:
     near = difflib.get_close_matches(str(method), METHODS, n=1)
     hint = f' Did you mean {near[0]!r}?' if near else ''
     raise ValueError(
       f'There is no conversion method {method!r}; choose one of '
       f'{list(METHODS)}.{hint}'
-    )
-  if num_kv_heads not in divisors(config.num_kv_heads):
-    raise ValueError(
-      f'num_kv_heads = {num_kv_heads} does not divide the '
-      f'{config.num_kv_heads} key/value heads of the checkpoint; choose one of '
-      f'{divisors(config.num_kv_heads)}.'
     )
 
 

@@ -233,15 +233,38 @@ def save(path, statistics: Statistics):
     raise
 
 
+def check_writable(path):
+  """Raises ValueError if `save` could not write there."""
+  path = epath.Path(path)
+  temporary = path.with_name(f'{path.name}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(b'')
+    temporary.unlink()
+  except OSError as error:
+    raise ValueError(
+      f'The STATISTICS file {path} cannot be written ({error.strerror}); give '
+      'a file in a folder of yours.'
+    ) from error
+
+
 def load(path) -> Statistics:
   """Reads what `save` wrote.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if it is another file.
+    ValueError: if it is another file, a folder, or cannot be read.
   """
   path = epath.Path(path)
-  data = path.read_bytes()
+  try:
+    data = path.read_bytes()
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    raise ValueError(
+      f'The STATISTICS file {path} cannot be read ({error.strerror}); give a '
+      'file that a conversion wrote, or the name of a new one.'
+    ) from error
   try:
     with np.load(io.BytesIO(data)) as arrays:
       about = json.loads(str(arrays['about']))

@@ -21,7 +21,7 @@ from gqa_flax.data.sources import TaskSpec, TextSource
 from gqa_flax.data.span_corruption import span_corruption
 
 # The names in `evaluation.metrics.METRICS`, a floor above.
-METRICS = ('rouge', 'bleu', 'trivia_qa')
+METRICS = ('rouge', 'bleu', 'chrf', 'trivia_qa')
 
 # Pieces of text, each with the column that follows it, or None at the end.
 _Template: TypeAlias = Sequence[tuple[str, str | None]]
@@ -75,7 +75,7 @@ def files_task(
     file_rows.check_known('There is no metric', metric, METRICS)
   if format is not None:
     file_rows.check_known('There is no format', format, file_rows.READERS)
-  if answers is not None and metric in ('rouge', 'bleu'):
+  if answers is not None and metric in ('rouge', 'bleu', 'chrf'):
     raise FilesError(
       f'The answers {answers!r} are of no use to the metric {metric}, which '
       'takes the target: leave answers out, or choose trivia_qa.'

@@ -22,7 +22,7 @@ class TaskSpec:
       a source may need data that is not on disk.
     preprocessors: seqio preprocessors from raw examples to 'inputs' and
       'targets' of token ids.
-    metric: 'rouge', 'bleu', 'trivia_qa', or None where the loss is all.
+    metric: 'rouge', 'bleu', 'chrf', 'trivia_qa', or None where the loss is all.
     name: the only name that the task may go by; None for any.
     choices: what else decides the examples, for JSON: neither a cache nor a
       position in the data made with others is taken for this task's.

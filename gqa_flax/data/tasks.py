@@ -136,7 +136,7 @@ def get_task(
 
 
 def metric_name(name: str) -> str | None:
-  """Returns the metric of a task: 'rouge', 'bleu', 'trivia_qa' or None.
+  """Returns the metric of a task: one of `files.METRICS` or None.
 
   Tasks that `get_task` did not make have None.
   """

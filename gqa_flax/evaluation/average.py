@@ -52,23 +52,30 @@ def average(runs: Sequence[str | os.PathLike]) -> Average:
   Raises:
     FileNotFoundError: a folder holds no evaluation.
     ValueError: there are no runs, one is given twice, or one has other scores,
-      or is of something else, than the first.
+      or is of something else, than the first, or no finite scores.
   """
   predictions.check_runs(runs)
   records = [predictions.read_scores(folder) for folder in runs]
   first, keys = records[0], predictions.score_keys(records[0])
   for folder, record in zip(runs, records, strict=True):
-    for name in _SAME:
-      if record.get(name) != first.get(name):
-        raise ValueError(
-          f'{folder} has {name} = {record.get(name)!r}, but {runs[0]} has '
-          f'{first.get(name)!r}; average runs of the same evaluation.'
-        )
+    remedy = 'average runs of the same evaluation'
+    predictions.check_same((runs[0], first), (folder, record), _SAME, remedy)
+    ours, theirs = (r.get('evaluation', {}) for r in (first, record))
+    # Earlier versions did not write it.
+    if 'examples' in ours.keys() & theirs.keys():
+      predictions.check_same(
+        (runs[0], ours), (folder, theirs), ['examples'], remedy
+      )
     if other := sorted({*predictions.score_keys(record)} ^ {*keys}):
       raise ValueError(
         f'{folder} and {runs[0]} do not both have the score {other[0]!r}; '
-        'average runs of the same evaluation.'
+        f'{remedy}.'
       )
+  if not keys:
+    raise ValueError(
+      f'{runs[0]} has no score to average; give the OUTPUT_DIR of an '
+      'evaluation.'
+    )
   return Average(
     tuple(map(str, runs)),
     {key: bootstrap.spread([r[key] for r in records]) for key in keys},

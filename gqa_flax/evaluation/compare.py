@@ -127,8 +127,8 @@ def compare(
   Raises:
     FileNotFoundError: a folder holds no evaluation.
     ValueError: an argument is out of range, a side has no runs or one of them
-      twice, or a run has no scores by example, or is of another metric or other
-      examples than the first.
+      twice, or a run has no scores by example, or is of another metric, task,
+      split or other examples than the first.
   """
   settings: dict[str, Any] = dict(
     confidence=confidence, num_resamples=num_resamples, seed=seed
@@ -227,12 +227,37 @@ def _read(folders: Sequence[str | os.PathLike]) -> list[Evaluation]:
         f'{folder} has no scores of single examples to compare; only tasks '
         f'with one of the metrics {", ".join(metrics.METRICS)} have them.'
       )
+    _check_examples(run)
     if runs:
       _check_same(runs[0], run)
       for prediction in run.predictions:
         del prediction['inputs']  # whole documents, as in the first run
     runs.append(run)
   return runs
+
+
+def _check_examples(run: Evaluation):
+  """Raises ValueError unless every example has its texts and numbers."""
+  metric = metrics.get(run.record['metric'])
+  for i, example in enumerate(run.predictions):
+    if not _is_whole(example, metric):
+      raise ValueError(
+        f'Example {i} in {run.folder} lacks what {run.record["metric"]} is '
+        'compared by: inputs, target, finite scores and statistics; evaluate '
+        'the checkpoint again, into another OUTPUT_DIR.'
+      )
+
+
+def _is_whole(example: Mapping[str, Any], metric: metrics.Metric) -> bool:
+  scores, row = example.get('scores'), example.get('statistics')
+  return (
+    {'inputs', 'target'} <= example.keys()
+    and isinstance(scores, dict)
+    and all(predictions.is_finite(scores.get(key)) for key in metric.keys)
+    and isinstance(row, list)
+    and len(row) == metric.width
+    and all(map(predictions.is_finite, row))
+  )
 
 
 def _check_same(first: Evaluation, run: Evaluation):
@@ -243,6 +268,12 @@ def _check_same(first: Evaluation, run: Evaluation):
       f'{first.folder} was scored with {ours}, but {run.folder} with {theirs}; '
       'compare runs of the same metric.'
     )
+  predictions.check_same(
+    (first.folder, first.record),
+    (run.folder, run.record),
+    ('task', 'split'),
+    'compare runs of one task and split',
+  )
   for i, (x, y) in enumerate(zip(first.predictions, run.predictions)):
     for name in ('inputs', 'target'):
       if x[name] != y[name]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import seqio
@@ -12,7 +13,7 @@ from gqa_flax import partitioning
 from gqa_flax.checkpoints import native
 from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.data.vocabulary import check_ids
-from gqa_flax.evaluation import decoding, predictions
+from gqa_flax.evaluation import decoding, identity, predictions
 from gqa_flax.evaluation.partial import NAME as PARTIAL
 from gqa_flax.evaluation.partial import Partial
 from gqa_flax.evaluation.task_score import TaskScore
@@ -41,8 +42,9 @@ def evaluate(
   """Evaluates one checkpoint, and writes what came of it.
 
   Batches are kept in predictions.partial.jsonl as they are decoded: after a
-  stop the same call goes on from there, to the same files. Where several
-  processes evaluate, the first one writes, and a stop starts over.
+  stop the same call continues from there, to the same files. Where several
+  processes evaluate, the first one writes, and a stop starts over. The folder
+  of another evaluation is refused; the same one may be repeated.
 
   Args:
     checkpoint: a folder that `checkpoints.native` reads.
@@ -51,8 +53,8 @@ def evaluate(
     output_dir: gets scores.json and, from a `TaskScore`, predictions.jsonl (see
       `evaluation.predictions`). Several of them write into a folder each,
       named after the split.
-    settings: what else decides what is decoded, such as the configuration; if
-      it is another after a stop, decoding starts over.
+    settings: what else decides the scores: the configuration, as gin writes
+      it.
     best_by: a metric that the run in `checkpoint` logged, such as
       'validation/rouge1': of its checkpoints the one with the highest (of
       a loss the lowest) is evaluated, instead of the latest.
@@ -65,6 +67,7 @@ def evaluate(
     The scores of all evaluators.
 
   Raises:
+    FileExistsError: output_dir holds another evaluation, or part of one.
     FolderInUseError: another process writes to output_dir.
     ValueError: several evaluators decode the same split, a dtype is unknown, no
       checkpoint has a score of `best_by`, or the model has fewer token ids than
@@ -100,46 +103,71 @@ def _evaluate(
   output = epath.Path(output_dir)
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   several = len(decoders) > 1
-  mesh = partitioning.current_mesh()
-  shardings = partitioning.param_shardings(
-    abstract_params(config), config, mesh
-  )
-  restored = native.restore(checkpoint, shardings)
-  params = _prepare(restored.params, config, param_dtype)
-  model = Transformer(config)
-  origin = {
-    'checkpoint': str(checkpoint),
-    'step': restored.step,
-    **_precision(param_dtype, config.cache_dtype),
+  folders = {e: output / e.split if several else output for e in decoders}
+  directory, step = native.locate(checkpoint)
+  dtypes = {'param_dtype': param_dtype, 'cache_dtype': config.cache_dtype}
+  origin = {'checkpoint': str(checkpoint), 'step': step, **_unusual(dtypes)}
+  about = {
+    **origin,
+    **dtypes,
+    'settings': identity.parse_settings(settings),
   }
-  del restored  # with the parameters as they were
+
+  def identities():
+    """Returns what is evaluated, by the folder that gets it."""
+    whole = {output: about | {'split': [e.split for e in decoders]}}
+    return whole | {folders[e]: about | e.identity for e in decoders}
+
+  # Before the parameters are read, and again when they are known, too.
+  _refuse_others(identities())
+  shardings = partitioning.param_shardings(
+    abstract_params(config), config, partitioning.current_mesh()
+  )
+  path = directory / f'{native.PREFIX}_{step}'
+  params = native.restore(path, shardings).params
+  params = _prepare(params, config, param_dtype)
+  partials: dict[TaskScore, Partial] = {}
+  if jax.process_count() == 1:
+    about['params'] = decoding.fingerprint(params)
+    _refuse_others(identities())
+    for decoder, folder in folders.items():
+      folder.mkdir(parents=True, exist_ok=True)
+      partials[decoder] = Partial(folder / PARTIAL, identities()[folder])
+  model = Transformer(config)
   scores: dict[str, float] = {}
-  partials: list[Partial] = []
   for evaluator in evaluators:
-    if not isinstance(evaluator, TaskScore):
+    if evaluator not in folders:
       scores.update(evaluator(model, precision.weights(params)))
       continue
-    folder = output / evaluator.split if several else output
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = None
-    if jax.process_count() == 1:
-      fingerprint = decoding.fingerprint(params)
-      header = {**origin, 'params': fingerprint, 'settings': settings}
-      partial = Partial(folder / PARTIAL, header | evaluator.identity)
-      partials.append(partial)
-    own = evaluator(model, params, partial)
+    own = evaluator(model, params, partials.get(evaluator))
     scores.update(own)
     if several:
       record = {**origin, **own, **evaluator.record}
-      _write(folder, record, evaluator.predictions)
+      _write(folders[evaluator], record, identities(), evaluator.predictions)
+  record, examples = {**origin, **scores}, []
   if len(decoders) == 1:
-    record = {**origin, **scores, **decoders[0].record}
-    _write(output, record, decoders[0].predictions)
-  else:
-    _write(output, {**origin, **scores}, [])
-  for partial in partials:
+    record |= decoders[0].record
+    examples = decoders[0].predictions
+  _write(output, record, identities(), examples)
+  for partial in partials.values():
     partial.remove()
   return scores
+
+
+def _refuse_others(identities: Mapping[epath.Path, Mapping[str, Any]]):
+  """Raises FileExistsError if a folder holds another evaluation."""
+  for folder, wanted in identities.items():
+    if not (folder / predictions.SCORES).exists():
+      continue
+    try:
+      found = predictions.read_scores(folder)
+    except ValueError as error:
+      raise FileExistsError(
+        f'{folder / predictions.SCORES} is not of an evaluation, and would be '
+        'lost; give another OUTPUT_DIR.'
+      ) from error
+    # Earlier versions wrote less.
+    identity.check_same(found.get('evaluation', found), wanted, folder)
 
 
 def _best(model_dir: str, metric: str) -> str:
@@ -171,17 +199,17 @@ def _prepare(params, config, param_dtype):
   return jax.jit(prepare, out_shardings=shardings)(params)
 
 
-def _precision(param_dtype, cache_dtype) -> dict[str, str]:
+def _unusual(dtypes: Mapping[str, str]) -> dict[str, str]:
   """Returns what a record says of dtypes: what is not the default."""
-  dtypes = {'param_dtype': param_dtype, 'cache_dtype': cache_dtype}
   return {
     k: x for k, x in dtypes.items() if x not in (precision.FLOAT32, 'auto')
   }
 
 
-def _write(folder, record, examples):
+def _write(folder, record, identities, examples):
   if hosts.is_primary():
     folder.mkdir(parents=True, exist_ok=True)
+    record = {**record, 'evaluation': identities[folder]}
     predictions.write(folder, record, examples)
 
 

@@ -1,4 +1,4 @@
-"""The paper's metrics, as T5 reports them: strings in, numbers out.
+"""The paper's metrics, as T5 reports them, and chrF: strings in, numbers out.
 
 Every metric takes `targets` and `predictions` of equal length and returns a
 dict of percentages (0 to 100). None of them depends on the order of the
@@ -13,10 +13,13 @@ import math
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sacrebleu
 from rouge_score import rouge_scorer
+
+from gqa_flax.evaluation import blind, chrf
 
 ROUGE_KEYS = ('rouge1', 'rouge2', 'rougeLsum')
 
@@ -33,18 +36,25 @@ class Metric:
 
   Attributes:
     keys: the names of its K values.
+    width: S, the numbers that an example adds.
     statistics: maps (targets, predictions) to float64 [num_examples, S], what
       each example adds to the score.
     scores: maps sums of such rows, [R, S], and how many rows are in each sum
       to percentages [R, K].
     example_scores: maps statistics to percentages [num_examples, K]: how well
       each example did by itself.
+    blind: whether the metric cannot measure a target, so that a perfect
+      prediction may score 0.
+    sees: what it measures, for a warning of those.
   """
 
   keys: tuple[str, ...]
+  width: int
   statistics: Callable[[Sequence, Sequence[str]], np.ndarray]
   scores: Callable[[np.ndarray, int], np.ndarray]
   example_scores: Callable[[np.ndarray], np.ndarray]
+  blind: Callable[[Any], bool]
+  sees: str
 
   def __call__(
     self, targets: Sequence, predictions: Sequence[str]
@@ -66,7 +76,8 @@ def rouge(
   """ROUGE-1, ROUGE-2 and summary-level ROUGE-L, without stemming.
 
   T5 reports the median of a bootstrap over the examples, which moves by a
-  hundredth from run to run; this is the mean it estimates.
+  hundredth from run to run; this is the mean it estimates. All but a to z and
+  0 to 9 is ignored: a Chinese text scores 0 against itself.
 
   Args:
     targets: one reference summary for each example.
@@ -225,25 +236,61 @@ def _trivia_qa_statistics(
   return np.array(rows, np.float64)
 
 
-def _mean_of_examples(keys: tuple[str, ...], statistics: Callable) -> Metric:
+def _chrf_statistics(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> np.ndarray:
+  """Returns n-grams, by order; see `chrf.counts`."""
+  _check_examples('chrf', targets, predictions)
+  return np.array(list(map(chrf.counts, targets, predictions)), np.float64)
+
+
+def _has_no_words(answers: Sequence[str]) -> bool:
+  return not any(map(_normalize_answer, answers))
+
+
+def _mean_of_examples(
+  keys: tuple[str, ...], statistics: Callable, blind: Callable, sees: str
+) -> Metric:
   """Returns the metric whose statistics are scores from 0 to 1."""
   return Metric(
     keys,
+    len(keys),
     statistics,
     scores=lambda sums, num_examples: 100 * sums / num_examples,
     example_scores=lambda statistics: 100 * statistics,
+    blind=blind,
+    sees=sees,
   )
 
 
 METRICS: Mapping[str, Metric] = {
-  'rouge': _mean_of_examples(ROUGE_KEYS, _rouge_statistics),
+  'rouge': _mean_of_examples(
+    ROUGE_KEYS, _rouge_statistics, blind.to_rouge, 'the letters a to z and 0-9'
+  ),
   'bleu': Metric(
     ('bleu',),
+    10,
     _bleu_statistics,
     scores=lambda sums, num_examples: _bleu_scores(sums, False),
     example_scores=lambda statistics: _bleu_scores(statistics, True),
+    blind=blind.to_bleu,
+    sees='words with spaces between them',
   ),
-  'trivia_qa': _mean_of_examples(('exact_match', 'f1'), _trivia_qa_statistics),
+  'chrf': Metric(
+    ('chrf',),
+    18,
+    _chrf_statistics,
+    scores=lambda sums, num_examples: chrf.scores(sums),
+    example_scores=chrf.scores,
+    blind=blind.to_chrf,
+    sees='characters',
+  ),
+  'trivia_qa': _mean_of_examples(
+    ('exact_match', 'f1'),
+    _trivia_qa_statistics,
+    _has_no_words,
+    'words that are neither articles nor punctuation',
+  ),
 }
 
 

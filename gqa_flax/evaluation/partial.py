@@ -5,13 +5,12 @@ holds the tokens of one batch.
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from gqa_flax.evaluation import predictions
+from gqa_flax.evaluation import identity, predictions
 
 NAME = 'predictions.partial.jsonl'
 
@@ -24,26 +23,20 @@ class Partial:
   """
 
   def __init__(self, path, header: Mapping[str, Any]):
-    """Reads what an earlier call left, if it was decoding the same.
-
-    What it left of something else is discarded, with a note on stderr.
+    """Reads what an earlier call left.
 
     Args:
       path: in a folder that exists; nothing is written before `append`.
       header: what decides the tokens, for JSON.
+
+    Raises:
+      FileExistsError: if an earlier call was decoding something else.
     """
     self._path = epath.Path(path)
     self._header = json.loads(json.dumps(header))
     found, batches = self._read()
-    if found is not None and found != self._header:
-      names = found | self._header
-      differing = [n for n in names if found.get(n) != self._header.get(n)]
-      print(
-        f'Starting over: {self._path} is of an evaluation with another '
-        f'{", ".join(sorted(differing))}.',
-        file=sys.stderr,
-      )
-      batches = []
+    if found is not None:
+      identity.check_same(found, self._header, self._path)
     self.batches = batches
     self._clean = False
 

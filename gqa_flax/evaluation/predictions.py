@@ -6,9 +6,11 @@ scores.json         the scores and what they are of
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,10 +61,10 @@ def read(folder) -> Evaluation:
   """
   lines = _read_text(folder, PREDICTIONS).split('\n')[:-1]
   record = read_scores(folder)
-  try:
-    predictions = [json.loads(line) for line in lines]
-  except json.JSONDecodeError as error:
-    raise _not_ours(folder, PREDICTIONS) from error
+  predictions = [
+    _parse(line, folder, f'{PREDICTIONS}, line {i + 1},')
+    for i, line in enumerate(lines)
+  ]
   if record.get('num_examples') != len(predictions):
     raise ValueError(
       f'{folder} has predictions of {len(predictions)} examples, but scores of '
@@ -73,33 +75,63 @@ def read(folder) -> Evaluation:
 
 def read_scores(folder) -> dict[str, Any]:
   """Reads scores.json; errors as of `read`."""
-  try:
-    record = json.loads(_read_text(folder, SCORES))
-  except json.JSONDecodeError as error:
-    raise _not_ours(folder, SCORES) from error
-  if not isinstance(record, dict):
-    raise _not_ours(folder, SCORES)
+  record = _parse(_read_text(folder, SCORES), folder, SCORES)
+  for name, is_right in _FIELDS.items():
+    if name in record and not is_right(record[name]):
+      raise _wrong(folder, name, record[name])
+  for name in score_keys(record):
+    if not is_finite(record[name]):
+      raise _wrong(folder, name, record[name])
   return record
 
 
 def score_keys(record: Mapping[str, Any]) -> list[str]:
   """Returns the names of the scores among what scores.json holds."""
-  other = ('step', 'num_examples')
   return [
     key
     for key, value in record.items()
-    if isinstance(value, int | float) and key not in other
+    # Those of a split are scores even where they are no numbers.
+    if ('/' in key or isinstance(value, int | float)) and key not in _FIELDS
   ]
+
+
+def is_finite(value: Any) -> bool:
+  """Whether a value of a JSON file is a finite number."""
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_number and math.isfinite(value)
+
+
+def check_same(first, folder, names: Sequence[str], remedy: str):
+  """Raises ValueError unless two records agree in some fields.
+
+  Args:
+    first: a folder and its record.
+    folder: another folder and its record.
+    names: of the fields.
+    remedy: what to give instead.
+  """
+  (one, expected), (other, found) = first, folder
+  for name in names:
+    if found.get(name) != expected.get(name):
+      raise ValueError(
+        f'{other} has {name} = {found.get(name)!r}, but {one} has '
+        f'{expected.get(name)!r}; {remedy}.'
+      )
 
 
 def check_runs(folders: Sequence[str | os.PathLike]):
   """Raises ValueError if there are no runs, or one of them twice."""
   if not folders:
     raise ValueError('There are no runs; give at least one evaluation folder.')
-  names = [os.path.normpath(folder) for folder in folders]
-  for name in names:
-    if names.count(name) > 1:
-      raise ValueError(f'The run {name} is given twice; give each run once.')
+  names = [os.fspath(folder) for folder in folders]
+  if '' in names:
+    raise ValueError(
+      f'One of the runs {names} has no name; give the folder of each.'
+    )
+  places = [n if '://' in n else os.path.realpath(n) for n in names]
+  for folder, place in zip(folders, places, strict=True):
+    if places.count(place) > 1:
+      raise ValueError(f'The run {folder} is given twice; give each run once.')
 
 
 def write_whole(path: epath.Path, text: str):
@@ -169,11 +201,47 @@ def _read_text(folder, name: str) -> str:
       f'There is no {name} in {folder}; give a folder that `gqa-flax evaluate` '
       'wrote (its OUTPUT_DIR).'
     )
-  return path.read_text()
+  try:
+    return path.read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as error:
+    raise _not_ours(folder, name) from error
+
+
+def _parse(text: str, folder, name: str) -> dict[str, Any]:
+  try:
+    value = json.loads(text)
+  except (json.JSONDecodeError, RecursionError) as error:
+    raise _not_ours(folder, name) from error
+  if not isinstance(value, dict):
+    raise _not_ours(folder, name)
+  return value
 
 
 def _not_ours(folder, name: str) -> ValueError:
   return ValueError(
     f'{pathlib.PurePath(folder) / name} is not JSON as `gqa-flax evaluate` '
-    'writes it; evaluate the checkpoint again.'
+    'writes it; evaluate the checkpoint again, into another OUTPUT_DIR.'
   )
+
+
+def _wrong(folder, name: str, value: Any) -> ValueError:
+  return ValueError(
+    f'{pathlib.PurePath(folder) / SCORES} says {name} = '
+    f'{reprlib.repr(value)}, which `gqa-flax evaluate` does not write; '
+    'evaluate the checkpoint again, into another OUTPUT_DIR.'
+  )
+
+
+def _is_text(value) -> bool:
+  return isinstance(value, str)
+
+
+# What is no score, where it is there.
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+  'task': _is_text,
+  'split': _is_text,
+  'metric': lambda value: value is None or _is_text(value),
+  'step': lambda value: is_finite(value) and value >= 0,
+  'num_examples': lambda value: isinstance(value, int) and value >= 1,
+  'evaluation': lambda value: isinstance(value, dict),
+}

@@ -2,11 +2,14 @@
 
 import functools
 import hashlib
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gqa_flax.config import check_integer
 from gqa_flax.data import reading, tasks, vocabulary
 from gqa_flax.data.examples import read_examples
 from gqa_flax.evaluation import bootstrap, decoding, metrics, predictions
@@ -14,6 +17,7 @@ from gqa_flax.evaluation.partial import Partial
 from gqa_flax.inference import EOS_ID
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
+from gqa_flax.partitioning import hosts
 from gqa_flax.training import checks
 
 
@@ -45,7 +49,7 @@ class TaskScore:
     num_examples: int | None = None,
     use_cached: bool = False,
   ):
-    """Reads the examples.
+    """Reads the examples; warns on stderr of targets beyond the metric.
 
     Args:
       task: from `data.tasks.get_task`.
@@ -61,8 +65,15 @@ class TaskScore:
 
     Raises:
       ValueError: the task has no metric and none is given, or there is no such
-        metric, or no such split.
+        metric, or no such split, or a number is out of range.
     """
+    check_integer('BATCH_SIZE', batch_size, 1)
+    if num_examples is not None:
+      check_integer('NUM_EXAMPLES', num_examples, 1)
+    for name in ('inputs', 'targets'):
+      check_integer(
+        f'TASK_FEATURE_LENGTHS[{name!r}]', sequence_length.get(name), 1
+      )
     self._metric_name = metric or tasks.metric_name(task.name)
     if self._metric_name is not None:
       self._metric = metrics.get(self._metric_name)
@@ -85,6 +96,8 @@ class TaskScore:
     self._examples = read_examples(
       task, split, sequence_length['inputs'], num_examples, use_cached
     )
+    if self._metric_name is not None:
+      self._warn_of_unmeasured()
 
   def __call__(
     self, model: Transformer, params, partial: Partial | None = None
@@ -137,10 +150,11 @@ class TaskScore:
 
   @functools.cached_property
   def identity(self) -> dict[str, Any]:
-    """What decides the tokens besides the model, for `Partial`."""
+    """What decides the scores besides the model, for JSON."""
     digest = hashlib.sha256()
     for example in self._examples:
       digest.update(np.asarray([*example['inputs'], 0], np.int32).tobytes())
+      digest.update(json.dumps(self._references(example)).encode())
     return {
       'task': self._task.name,
       'split': self.split,
@@ -149,6 +163,7 @@ class TaskScore:
       'decode': decoding.describe(self._decode),
       'vocab_size': self.vocab_size,
       'num_examples': len(self._examples),
+      'metric': self._metric_name,
       'examples': digest.hexdigest(),
     }
 
@@ -176,6 +191,23 @@ class TaskScore:
       },
       'lengths': self.lengths,
     }
+
+  def _warn_of_unmeasured(self):
+    """Says on stderr how many targets the metric cannot measure."""
+    num_targets = len(self._examples)
+    num_unmeasured = sum(
+      self._metric.blind(self._references(e)) for e in self._examples
+    )
+    if num_unmeasured and hosts.is_primary():
+      print(
+        f'Warning: the metric {self._metric_name!r} counts '
+        f'{self._metric.sees}, but {num_unmeasured:,} of {num_targets:,} '
+        f'targets ({num_unmeasured / num_targets:.1%}) of '
+        f'{self._task.name}/{self.split} have mostly others, or none: even a '
+        'perfect prediction may score 0 on them. Texts of any script can be '
+        "scored by METRIC = 'chrf' (evaluate.TaskScore.metric = 'chrf').",
+        file=sys.stderr,
+      )
 
   def _scores(self) -> dict[str, float]:
     """Scores with a metric of ours, each example too."""

@@ -1,6 +1,7 @@
 """The training loop: restore, step, log, save, evaluate."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -187,6 +188,12 @@ def train(
       mesh=device_mesh,
     )
     first_step = int(state.step)
+    if initial_checkpoint and not goes_on:
+      warning = optimizers.warmup_warning(
+        learning_rate, first_step, initial_checkpoint
+      )
+      if warning:
+        _say(warning, file=sys.stderr)
 
     def due(step):
       last = step == train_steps
@@ -327,10 +334,10 @@ class _Run:
       print(goodput.table(goodput.summary(self._model_dir)))
 
 
-def _say(text: str):
+def _say(text: str, file=None):
   """Prints, once for all processes."""
   if hosts.is_primary():
-    print(text)
+    print(text, file=file)
 
 
 def _count_examples(batch, num_rows: int) -> float:

@@ -1,7 +1,11 @@
 """Adafactor with T5's constants, and T5's learning-rate schedules."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import optax
+
+from gqa_flax.config import check_integer
 
 
 def adafactor(min_dim_size_to_factor: int = 128):
@@ -27,7 +31,21 @@ def adafactor(min_dim_size_to_factor: int = 128):
   )
 
 
-def rsqrt_schedule(warmup_steps: int = 10_000, base: float = 1.0):
+@dataclasses.dataclass(frozen=True)
+class RsqrtSchedule:
+  """base / sqrt(max(step, warmup_steps)); see `rsqrt_schedule`."""
+
+  warmup_steps: int
+  base: float
+
+  def __call__(self, step):
+    step = jnp.maximum(step, self.warmup_steps).astype(jnp.float32)
+    return self.base / jnp.sqrt(step)
+
+
+def rsqrt_schedule(
+  warmup_steps: int = 10_000, base: float = 1.0
+) -> RsqrtSchedule:
   """base / sqrt(max(step, warmup_steps)): T5's pre-training.
 
   Args:
@@ -36,13 +54,36 @@ def rsqrt_schedule(warmup_steps: int = 10_000, base: float = 1.0):
 
   Returns:
     A function of the step (int32 scalar) that gives a float32 scalar.
+
+  Raises:
+    ValueError: if warmup_steps is below 1, for which the first rate is
+      infinite.
   """
+  check_integer('WARMUP_STEPS', warmup_steps, 1)
+  return RsqrtSchedule(warmup_steps, base)
 
-  def learning_rate(step):
-    step = jnp.maximum(step, warmup_steps).astype(jnp.float32)
-    return base / jnp.sqrt(step)
 
-  return learning_rate
+def warmup_warning(learning_rate, step: int, checkpoint: str) -> str | None:
+  """Returns what to say of a schedule that a checkpoint begins in its warm-up.
+
+  A published checkpoint has left it long ago, so that its step was lost.
+
+  Args:
+    learning_rate: a function of the step.
+    step: of the checkpoint.
+    checkpoint: its path.
+  """
+  in_warmup = isinstance(learning_rate, RsqrtSchedule) and (
+    step < learning_rate.warmup_steps
+  )
+  if not in_warmup:
+    return None
+  return (
+    f'Warning: {checkpoint} is at step {step}, within the '
+    f'{learning_rate.warmup_steps} warm-up steps of the 1/sqrt schedule, at '
+    f'learning rate {float(learning_rate(jnp.int32(step))):.3g}; if it was '
+    'trained for longer, convert it again with that many steps as STEP.'
+  )
 
 
 def constant_schedule(value: float = 1e-3):

@@ -22,7 +22,7 @@ class ValidationLoss:
     name: prefix of the metrics.
 
   Raises:
-    ValueError: if there is no batch.
+    ValueError: if there is no batch, or no target token in them.
   """
 
   def __init__(self, batches, name: str = 'validation'):
@@ -32,6 +32,11 @@ class ValidationLoss:
       raise ValueError(
         f'There is no batch to compute the {name} loss on; check the split '
         'and its number of examples.'
+      )
+    if not any(np.any(b['decoder_loss_weights']) for b in self._batches):
+      raise ValueError(
+        f'No batch of the {name} loss has a target token; check the targets of '
+        'the split.'
       )
     self.metric_names = (f'{name}/cross_entropy', f'{name}/accuracy')
     self.vocab_size = 1 + max(

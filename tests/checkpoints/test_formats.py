@@ -79,7 +79,7 @@ def test_parameters_of_other_dtypes_are_stored_as_float32(
   tiny_config, numbered, format, tmp_path
 ):
   low = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), numbered)
-  formats.save_params(tmp_path / 'out', low, tiny_config, format)
+  formats.save_params(tmp_path / 'out', low, tiny_config, format, step=1)
   found, _ = formats.load_params(tmp_path / 'out')
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(found))
   assert_equal(found, numbered)
@@ -89,7 +89,7 @@ def test_the_latest_step_is_taken(tiny_config, numbered, tmp_path):
   for step in (9, 10, 2):
     params = jax.tree.map(lambda x, step=step: x + step, numbered)
     formats.save_params(
-      tmp_path / f'{step}', params, tiny_config, 't5x_legacy', step
+      tmp_path / f'{step}', params, tiny_config, 't5x_legacy', step=step
     )
     shutil.move(tmp_path / f'{step}' / f'checkpoint_{step}', tmp_path)
   # By number, not by name; and only what is named so.
@@ -119,13 +119,13 @@ def test_a_format_that_does_not_exist(
   with pytest.raises(ValueError, match=message):
     formats.open_checkpoint(FIXTURES / 'legacy', format)
   with pytest.raises(ValueError, match=message):
-    formats.save_params(tmp_path / 'out', numbered, tiny_config, format)
+    formats.save_params(tmp_path / 'out', numbered, tiny_config, format, step=1)
   assert not (tmp_path / 'out').exists()
 
 
 def test_t5x_s_orbax_is_not_written(tiny_config, numbered, tmp_path):
   with pytest.raises(ValueError, match="no checkpoint format 't5x' here"):
-    formats.save_params(tmp_path / 'out', numbered, tiny_config, 't5x')
+    formats.save_params(tmp_path / 'out', numbered, tiny_config, 't5x', step=1)
 
 
 @pytest.mark.parametrize('given', ['native', 't5x', 'hugging_face'])
@@ -175,12 +175,38 @@ def test_parameters_of_another_architecture_are_not_written(
   with pytest.raises(
     ValueError, match=r'the result is not .*layers_1.* is not a parameter'
   ):
-    formats.save_params(tmp_path / 'out', numbered, config, format)
+    formats.save_params(tmp_path / 'out', numbered, config, format, step=1)
   assert not (tmp_path / 'out').exists()
 
 
+def test_parameters_without_a_step_are_not_saved(
+  tiny_config, numbered, tmp_path
+):
+  with pytest.raises(TypeError, match='step'):
+    formats.save_params(tmp_path / 'out', numbered, tiny_config)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_activations_that_t5x_does_not_carry_are_not_written(
+  tiny_config, numbered, tmp_path
+):
+  config = dataclasses.replace(tiny_config, mlp_activations=('silu', 'linear'))
+  arguments = (tmp_path / 'out', numbered, config)
+  with pytest.raises(
+    ValueError, match=r"is \('silu', 'linear'\), which T5X's .*OUTPUT_FORMAT"
+  ):
+    formats.save_params(*arguments, 't5x_legacy', step=1)
+  assert not (tmp_path / 'out').exists()
+  # What the message advises.
+  for format in ('native', 'hugging_face'):
+    path = formats.save_params(
+      tmp_path / format, *arguments[1:], format, step=1
+    )
+    assert formats.load_params(path)[1].mlp_activations == ('silu', 'linear')
+
+
 def test_names_are_those_of_the_tree(tiny_config, numbered, tmp_path):
-  path = formats.save_params(tmp_path / 'out', numbered, tiny_config)
+  path = formats.save_params(tmp_path / 'out', numbered, tiny_config, step=1)
   flat = traverse_util.flatten_dict(numbered, sep='/')
   assert formats.open_checkpoint(path).params.keys() == flat.keys()
 

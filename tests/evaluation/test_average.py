@@ -19,6 +19,7 @@ def write(folder, rouge1, **changes):
     'metric': 'rouge',
     'num_examples': 4,
     'intervals': {'test/rouge1': [30.0, 50.0]},
+    'evaluation': {'examples': 'a', 'params': f'{rouge1}'},
   }
   folder.mkdir()
   predictions.write(folder, record | changes, [])
@@ -62,6 +63,10 @@ def test_one_run_has_no_spread(tmp_path):
     ({'metric': 'bleu'}, "has metric = 'bleu', but .* has 'rouge'; average"),
     ({'num_examples': 3}, 'has num_examples = 3, but .* has 4'),
     ({'task': 'b'}, "has task = 'b', but .* has 'by_hand'"),
+    (
+      {'evaluation': {'examples': 'b'}},
+      "has examples = 'b', but .* has 'a'; average",
+    ),
     ({'other': 0.5}, "do not both have the score 'other'; average runs of the"),
   ],
 )
@@ -72,3 +77,11 @@ def test_other_evaluations_are_not_averaged(tmp_path, changes, message):
     average.average([a, b])
   with pytest.raises(ValueError, match='average runs of the same evaluation'):
     average.average([b, a])
+
+
+def test_a_record_without_a_score_is_refused(tmp_path):
+  folder = tmp_path / 'a'
+  folder.mkdir()
+  predictions.write(folder, {'checkpoint': '/model', 'step': 7}, [])
+  with pytest.raises(ValueError, match=f'{folder} has no score to average'):
+    average.average([str(folder)])

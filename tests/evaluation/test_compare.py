@@ -1,6 +1,7 @@
 """Two systems, and several runs, on folders made by hand."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -141,6 +142,19 @@ def test_bleu_is_compared_by_its_counts(tmp_path):
   assert difference.num_tied == 6
 
 
+def test_chrf_is_compared_by_its_counts(tmp_path):
+  targets = [f'第{i}次会议在东京举行' for i in range(8)]
+  worse = [t[:4] for t in targets]
+  a = write(tmp_path / 'a', worse, targets, 'chrf')
+  b = write(tmp_path / 'b', targets, targets, 'chrf')
+  result = compare.compare([a], [b], num_resamples=50)
+  expected = sacrebleu.corpus_chrf(worse, [targets]).score
+  assert result.a.scores == {'chrf': pytest.approx(expected)}
+  assert result.b.scores == {'chrf': pytest.approx(100)}
+  assert result.differences['chrf'].num_better_b == 8
+  assert average.average([a, b]).scores['test/chrf'].max == pytest.approx(100)
+
+
 def test_the_intervals_are_those_of_the_evaluation(tmp_path):
   a, b = write(tmp_path / 'a', ONE), write(tmp_path / 'b', OTHER)
   metric = metrics.get('rouge')
@@ -200,9 +214,96 @@ def test_other_metrics_are_refused(tmp_path):
   ):
     compare.compare([a], [b])
   with pytest.raises(
-    ValueError, match=f'{c} has no scores of single .* rouge, bleu, trivia_qa'
+    ValueError, match=f'{c} has no scores of single .* rouge, bleu, chrf, .*'
   ):
     compare.compare([a], [c])
+
+
+@pytest.mark.parametrize('name', ['task', 'split'])
+def test_another_task_of_the_same_examples_is_refused(tmp_path, name):
+  a = write(tmp_path / 'a', ONE)
+  b = write(tmp_path / 'b', OTHER, **{name: 'another'})
+  with pytest.raises(
+    ValueError,
+    match=f"{b} has {name} = 'another', but {a} has '.*'; compare runs of one",
+  ):
+    compare.compare([a], [b])
+
+
+def damage(folder, change):
+  """Edits the third line of a run's predictions."""
+  path = pathlib.Path(folder) / 'predictions.jsonl'
+  lines = path.read_text().splitlines()
+  example = json.loads(lines[2])
+  change(example)
+  lines[2] = json.dumps(example)
+  path.write_text('\n'.join(lines) + '\n')
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda e: e['statistics'].__setitem__(0, float('nan')),
+    lambda e: e['statistics'].__setitem__(1, None),
+    lambda e: e['statistics'].append(1.0),
+    lambda e: e.update(statistics='0 0 0'),
+    lambda e: e.pop('statistics'),
+    lambda e: e['scores'].pop('rouge2'),
+    lambda e: e['scores'].update(rouge1='high'),
+    lambda e: e.update(scores=None),
+    lambda e: e.pop('inputs'),
+    lambda e: e.pop('target'),
+  ],
+)
+def test_examples_without_their_numbers_are_refused(tmp_path, change):
+  a, b = write(tmp_path / 'a', ONE), write(tmp_path / 'b', OTHER)
+  damage(b, change)
+  with pytest.raises(ValueError, match=f'Example 2 in {b} lacks what rouge is'):
+    compare.compare([a], [b])
+
+
+@pytest.mark.parametrize('function', [compare.compare, average.average])
+@pytest.mark.parametrize(
+  'name, value',
+  [
+    ('test/rouge1', float('nan')),
+    ('test/rouge1', float('inf')),
+    ('test/rouge1', None),
+    ('test/rouge1', '62.5'),
+    ('test/rouge1', True),
+    ('num_examples', -4),
+    ('num_examples', '4'),
+    ('num_examples', 0),
+    ('metric', 3),
+    ('split', ['test']),
+    ('evaluation', 'mine'),
+    ('loss', float('-inf')),
+  ],
+)
+def test_records_that_no_evaluation_writes_are_refused(
+  tmp_path, function, name, value
+):
+  runs = [write(tmp_path / i, ONE, **{name: value}) for i in 'ab']
+  arguments = [[run] for run in runs] if function is compare.compare else [runs]
+  with pytest.raises(
+    ValueError, match=f'a/scores.json says {name} = .*; evalu'
+  ):
+    function(*arguments)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+  a, b = write(tmp_path / 'a', ONE), write(tmp_path / 'b', OTHER)
+  path = tmp_path / 'b' / 'predictions.jsonl'
+  for content in (b'\xff\xfe\n', b'[' * 100_000 + b'\n', b'3\n', b'{\n'):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='predictions.jsonl.* is not JSON as'):
+      compare.compare([a], [b])
+  path.unlink()
+  path.mkdir()
+  with pytest.raises(ValueError, match='predictions.jsonl is not JSON as'):
+    compare.compare([a], [b])
+  with pytest.raises(FileNotFoundError, match='no predictions.jsonl in .*json'):
+    compare.compare([a], [f'{a}/scores.json'])
 
 
 @pytest.mark.parametrize('function', [compare.compare, average.average])
@@ -215,6 +316,14 @@ def test_runs_that_are_missing_or_there_twice_are_refused(tmp_path, function):
     function([a, f'{a}/'], *others)
   with pytest.raises(FileNotFoundError, match='in nowhere; give a folder that'):
     function(['nowhere'], *others)
+  for runs in ([''], [a, '']):
+    with pytest.raises(
+      ValueError, match='has no name; give the folder of each'
+    ):
+      function(runs, *others)
+  (tmp_path / 'link').symlink_to(a)
+  with pytest.raises(ValueError, match=f'The run {a} is given twice'):
+    function([a, str(tmp_path / 'link')], *others)
 
 
 def test_a_comparison_is_read_and_is_json(tmp_path):
@@ -251,7 +360,12 @@ def test_neither_loads_jax_nor_tensorflow():
 
 
 @pytest.mark.parametrize(
-  'argument', [{'confidence': 95}, {'num_resamples': 0}, {'seed': -1}]
+  'argument',
+  [
+    *({'confidence': x} for x in (95, 0, 1, -0.5, float('nan'), float('inf'))),
+    *({'num_resamples': x} for x in (0, -1)),
+    {'seed': -1},
+  ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path, argument):
   a, b = write(tmp_path / 'a', ONE), write(tmp_path / 'b', OTHER)

@@ -34,6 +34,8 @@ def test_evaluate_writes_scores_and_predictions(checkpoint, task, tmp_path):
   assert written.predictions == score.predictions
   assert len(written.predictions) == 5
   intervals = written.record['intervals']
+  about = written.record['evaluation']
+  assert about['split'] == 'test' and about['sequence_length'] == LENGTHS
   assert written.record == {
     'checkpoint': checkpoint,
     'step': 3,
@@ -45,6 +47,7 @@ def test_evaluate_writes_scores_and_predictions(checkpoint, task, tmp_path):
     'intervals': intervals,
     'bootstrap': {'confidence': 0.95, 'num_resamples': 1000, 'seed': 0},
     'lengths': score.lengths,
+    'evaluation': about,
   }
   assert predictions.score_keys(written.record) == list(scores)
   assert list(scores) == [*intervals, 'heads']

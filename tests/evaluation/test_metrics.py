@@ -279,7 +279,9 @@ def test_what_is_not_strings_is_rejected(name, targets, predictions, message):
 def test_an_unknown_metric_gets_the_nearest_names():
   with pytest.raises(ValueError, match=r"no metric 'rogue'; .* rouge\?"):
     metrics.compute('rogue', ['a'], ['a'])
-  with pytest.raises(ValueError, match='metrics are rouge, bleu, trivia_qa'):
+  with pytest.raises(
+    ValueError, match='metrics are rouge, bleu, chrf, trivia_qa'
+  ):
     metrics.compute('xyz', ['a'], ['a'])
 
 

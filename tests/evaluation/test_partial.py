@@ -85,25 +85,29 @@ def test_lines_of_two_processes_are_told_apart(path):
 
 
 @pytest.mark.parametrize(
-  ('name', 'value'),
+  ('name', 'value', 'message'),
   [
-    ('checkpoint', '/other'),
-    ('step', 4),
-    ('sequence_length', {'inputs': 5}),
-    ('new', 1),
+    ('checkpoint', '/other', "checkpoint is '/m' there and '/other' here"),
+    ('step', 4, 'step is 3 there and 4 here'),
+    (
+      'sequence_length',
+      {'inputs': 5},
+      "sequence_length is {'inputs': 4} there and {'inputs': 5} here",
+    ),
   ],
 )
-def test_a_file_of_other_settings_is_discarded_with_a_note(
-  path, name, value, capsys
+def test_batches_of_another_evaluation_are_not_written_over(
+  path, name, value, message
 ):
   write(path)
-  file = Partial(path, {**HEADER, name: value})
-  assert file.batches == []
-  assert capsys.readouterr().err == (
-    f'Starting over: {path} is of an evaluation with another {name}.\n'
+  before = path.read_bytes()
+  with pytest.raises(FileExistsError) as error:
+    Partial(path, {**HEADER, name: value})
+  assert str(error.value) == (
+    f'{path} holds another evaluation ({message}), which would be lost; give '
+    'another OUTPUT_DIR.'
   )
-  file.append(BATCHES[2])
-  assert Partial(path, {**HEADER, name: value}).batches == BATCHES[2:]
+  assert path.read_bytes() == before
 
 
 def test_a_header_that_json_changes_is_still_its_own(path, capsys):

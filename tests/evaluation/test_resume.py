@@ -1,6 +1,5 @@
 """An evaluation that was stopped goes on as if it had not been."""
 
-import contextlib
 import dataclasses
 import functools
 import shutil
@@ -101,51 +100,106 @@ def test_stopped_while_writing_it_decodes_nothing_again(
   assert read(tmp_path) == finished[1]
 
 
+@pytest.mark.parametrize('when', ['stopped', 'finished'])
 @pytest.mark.parametrize(
-  'change', ['settings', 'batch_size', 'num_examples', 'cache_dtype']
+  'change, message',
+  [
+    ({'num_examples': 8}, 'num_examples is 9 there and 8 here; '),
+    ({'split': 'validation'}, "split is 'test' there and 'validation' here; "),
+    ({'batch_size': 2}, 'batch_size is 4 there and 2 here'),
+    ({'metric': 'bleu'}, "metric is 'rouge' there and 'bleu' here"),
+    ({'cache_dtype': 'int8'}, "cache_dtype is 'auto' there and 'int8' here"),
+    ({'settings': 'SIZE = 8\n'}, 'SIZE is 4 there and 8 here'),
+    ({'settings': ''}, 'SIZE is 4 there and not set here'),
+  ],
+  ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
 )
-def test_what_was_decoded_otherwise_is_not_gone_on_with(
-  checkpoint, task, tmp_path, finished, change, capsys
+def test_another_evaluation_is_not_written_over(
+  checkpoint, task, tmp_path, when, change, message
 ):
-  kwargs = {'batch_size': 4, 'num_examples': 9}
-  other = {'batch_size': 2, 'num_examples': 8}
-  score = TaskScore(
-    task,
-    'test',
-    LENGTHS,
-    decode=Stopping(1),
-    **(kwargs | {k: x for k, x in other.items() if k == change}),
-  )
-  with pytest.raises(RuntimeError):
-    evaluate(
+  def run(folder, decode, **kwargs):
+    arguments = {'split': 'test', 'batch_size': 4, 'num_examples': 9}
+    arguments |= {'metric': None} | kwargs
+    rest = {
+      name: arguments.pop(name)
+      for name in ('settings', 'cache_dtype')
+      if name in arguments
+    }
+    score = TaskScore(task, sequence_length=LENGTHS, decode=decode, **arguments)
+    return evaluate(
       checkpoint=checkpoint,
       evaluators=[score],
-      output_dir=str(tmp_path),
-      settings='another' if change == 'settings' else '',
-      cache_dtype='int8' if change == 'cache_dtype' else 'auto',
+      output_dir=str(folder),
+      **{'settings': 'SIZE = 4\n'} | rest,
     )
-  rest = Stopping(never=True)
-  run(checkpoint, task, tmp_path, rest)
-  assert rest.calls == 3
-  assert read(tmp_path) == finished[1]
-  note = capsys.readouterr().err
-  assert note.startswith('Starting over: ') and change in note
+
+  folder = tmp_path / 'out'
+  if when == 'stopped':
+    with pytest.raises(RuntimeError):
+      run(folder, Stopping(1))
+  else:
+    run(folder, greedy_decode)
+  before, other = read(folder), Stopping(never=True)
+  with pytest.raises(FileExistsError) as error:
+    run(folder, other, **change)
+  assert other.calls == 0
+  assert message in str(error.value)
+  assert str(error.value).endswith('give another OUTPUT_DIR.')
+  assert read(folder) == before
+  # What the message advises.
+  run(tmp_path / 'other', other, **change)
+  assert read(folder) == before
 
 
-def test_another_model_at_the_same_place_is_not_gone_on_with(
-  task, tmp_path, tiny_config, make_params, capsys
+def test_the_same_evaluation_may_be_repeated(
+  checkpoint, task, tmp_path, finished
+):
+  for _ in range(2):
+    run(checkpoint, task, tmp_path, Stopping(never=True))
+    assert read(tmp_path) == finished[1]
+
+
+def test_what_earlier_versions_wrote_is_not_written_over(
+  checkpoint, task, tmp_path, finished
+):
+  run(checkpoint, task, tmp_path, Stopping(never=True))
+  record = predictions.read_scores(tmp_path)
+  del record['evaluation']
+  for name, value in (('step', 2), ('split', 'validation'), ('task', 'x')):
+    predictions.write(tmp_path, record | {name: value}, [])
+    with pytest.raises(
+      FileExistsError, match=f'{name} is .* there and .* here'
+    ):
+      run(checkpoint, task, tmp_path, Stopping(never=True))
+  (tmp_path / 'scores.json').write_text('mine')
+  with pytest.raises(FileExistsError, match='scores.json is not of an eval'):
+    run(checkpoint, task, tmp_path, Stopping(never=True))
+  assert (tmp_path / 'scores.json').read_text() == 'mine'
+
+
+def test_another_model_at_the_same_place_is_not_taken_for_it(
+  task, tmp_path, tiny_config, make_params
 ):
   config = dataclasses.replace(tiny_config, vocab_size=704, num_kv_heads=2)
   model, out = tmp_path / 'model', tmp_path / 'out'
-  for seed, decode in ((0, Stopping(1)), (1, Stopping(never=True))):
+
+  def save(step, seed):
     shutil.rmtree(model, ignore_errors=True)
     params = make_params(config, seed)
     with native.checkpoint_manager(model) as manager:
-      native.save(manager, native.Checkpoint(3, params, config))
-    with contextlib.suppress(RuntimeError):
-      run(str(model), task, out, decode)
-  assert decode.calls == 3
-  assert 'another params.' in capsys.readouterr().err
+      native.save(manager, native.Checkpoint(step, params, config))
+
+  save(3, seed=0)
+  with pytest.raises(RuntimeError):
+    run(str(model), task, out, Stopping(1))
+  save(3, seed=1)
+  with pytest.raises(FileExistsError, match="params is '.*' there and '.*' he"):
+    run(str(model), task, out, Stopping(never=True))
+  save(3, seed=0)
+  run(str(model), task, out, Stopping(never=True))
+  save(4, seed=0)
+  with pytest.raises(FileExistsError, match='step is 3 there and 4 here'):
+    run(str(model), task, out, Stopping(never=True))
 
 
 def test_evaluators_of_several_splits_have_a_folder_each(
@@ -171,8 +225,12 @@ def test_evaluators_of_several_splits_have_a_folder_each(
     assert own['split'] == split
     assert own[f'{split}/rouge1'] == written[f'{split}/rouge1']
   record = predictions.read_scores(tmp_path)
+  assert record.pop('evaluation')['split'] == ['test', 'validation']
   assert record == {'checkpoint': checkpoint, 'step': 3, **written}
   assert len(written) == 6
+  # One split alone is another evaluation than two.
+  with pytest.raises(FileExistsError, match='split is .* here'):
+    run(checkpoint, task, tmp_path)
 
 
 def test_decoding_functions_are_named_with_what_they_are_bound_to():

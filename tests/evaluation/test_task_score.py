@@ -75,10 +75,64 @@ def test_a_task_without_a_metric_is_refused(vocabulary):
     TaskScore(spans, 'validation', LENGTHS, batch_size=2)
 
 
-def test_no_examples_are_refused(task):
-  score = TaskScore(task, 'validation', LENGTHS, 2, num_examples=0)
-  with pytest.raises(ValueError, match='rouge: no examples to score'):
-    score(Transformer(T5Config(vocab_size=704)), None)
+@pytest.mark.parametrize(
+  'name, argument',
+  [
+    *(('NUM_EXAMPLES', {'num_examples': x}) for x in (0, -1, 2.5, True, 'all')),
+    *(('BATCH_SIZE', {'batch_size': x}) for x in (0, -4, '8', None)),
+    ('TASK_FEATURE_LENGTHS', {'sequence_length': {'inputs': 24}}),
+    ('TASK_FEATURE_LENGTHS', {'sequence_length': {**LENGTHS, 'inputs': 0}}),
+  ],
+)
+def test_numbers_out_of_range_are_refused(task, name, argument):
+  kwargs = {'sequence_length': LENGTHS, 'batch_size': 2, **argument}
+  with pytest.raises(
+    ValueError, match=f'{name}.* is .*; give an integer of at'
+  ):
+    TaskScore(task, 'validation', **kwargs)
+
+
+def of_targets(name, targets, vocabulary):
+  """Returns a task of one input and these targets, without a metric."""
+  feature = seqio.Feature(vocabulary, add_eos=True)
+  rows = {'inputs': ['x'] * len(targets), 'targets': targets}
+  return seqio.Task(
+    name,
+    output_features={'inputs': feature, 'targets': feature},
+    source=tasks.TextSource(lambda split: rows, ['test']),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+  )
+
+
+CHINESE = ['东京是日本的首都。', '巴黎是法国的首都。', 'Rome', '2020年']
+
+
+@pytest.mark.parametrize('metric', ['rouge', 'bleu'])
+def test_targets_that_the_metric_cannot_measure_are_warned_of(capsys, metric):
+  vocabulary = seqio.ByteVocabulary()
+  task = of_targets('chinese', CHINESE, vocabulary)
+  score = TaskScore(task, 'test', LENGTHS, 4, metric=metric)
+  warning = capsys.readouterr().err
+  assert warning.count('Warning: ') == 1
+  assert f"the metric '{metric}' counts" in warning
+  assert '2 of 4 targets (50.0%) of chinese/test have mostly others' in warning
+  assert "METRIC = 'chrf'" in warning
+  # What the message advises.
+  score = TaskScore(
+    task,
+    'test',
+    {'inputs': 24, 'targets': 64},
+    4,
+    Oracle(CHINESE, vocabulary),
+    metric='chrf',
+  )
+  scores = score(Transformer(T5Config(vocab_size=384)), None)
+  assert scores == {'test/chrf': pytest.approx(100)}
+  assert score.intervals['test/chrf'] == pytest.approx([100, 100])
+  assert capsys.readouterr().err == ''
 
 
 def test_a_line_says_all_of_its_example(task, vocabulary):

@@ -58,6 +58,36 @@ def test_initial_checkpoint_gives_parameters_and_step(run, tmp_path):
   assert log[0]['learning_rate'] == pytest.approx(float(rate(np.int32(2))))
 
 
+def test_a_checkpoint_in_the_warm_up_is_warned_of_once(
+  run, tmp_path, tiny_config, tiny_params, capsys
+):
+  """As one whose step was lost, where the rate is ten times the paper's."""
+  initial = str(tmp_path / 'first')
+  with native.checkpoint_manager(initial) as manager:
+    native.save(manager, native.Checkpoint(2, tiny_params, tiny_config))
+  run('second', 3, initial_checkpoint=initial)
+  warning = capsys.readouterr().err
+  assert warning.count('Warning: ') == 1
+  assert f'Warning: {initial} is at step 2, within the 100 warm-up' in warning
+  assert 'at learning rate 0.1; ' in warning and 'as STEP.' in warning
+  # Not again, once the run has a checkpoint of its own.
+  run('second', 3, initial_checkpoint=initial)
+  assert 'Warning' not in capsys.readouterr().err
+
+
+def test_a_checkpoint_beyond_the_warm_up_is_not_warned_of():
+  rsqrt, constant = optimizer.rsqrt_schedule(5), optimizer.constant_schedule()
+  warnings = [optimizer.warmup_warning(rsqrt, step, 'm') for step in range(8)]
+  assert [w is None for w in warnings] == [False] * 5 + [True] * 3
+  assert optimizer.warmup_warning(constant, 0, 'm') is None
+
+
+@pytest.mark.parametrize('warmup_steps', [0, -1, 1.5, True])
+def test_a_schedule_without_a_first_rate_is_refused(warmup_steps):
+  with pytest.raises(ValueError, match='WARMUP_STEPS is .*; give an integer'):
+    optimizer.rsqrt_schedule(warmup_steps)
+
+
 def test_carried_optimizer_state_changes_no_bit(
   run, tmp_path, tiny_config, make_batch, counting_batches
 ):
@@ -212,3 +242,11 @@ def test_validation_loss_is_the_mean_over_tokens(
 def test_validation_without_batches_is_refused():
   with pytest.raises(ValueError, match='no batch to compute the validation'):
     ValidationLoss([])
+
+
+def test_validation_without_a_target_token_is_refused(tiny_config, make_batch):
+  batch = make_batch(tiny_config)
+  empty = {**batch, 'decoder_loss_weights': 0 * batch['decoder_loss_weights']}
+  with pytest.raises(ValueError, match='No batch of the dev loss has a target'):
+    ValidationLoss([empty, empty], name='dev')
+  ValidationLoss([empty, batch])
