@@ -7,6 +7,7 @@ scores      compare, average
 cost        cost: memory, bytes and FLOPs from a config alone
 times       time: decoding, measured here or estimated for TPUs
 report      report: all results as one page
+text_files  lines read and texts written, by infer and report
 """
 
 import argparse

@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import os
-import pathlib
 import re
 import sys
 
 from etils import epath
 
-from gqa_flax.cli import gin_config
+from gqa_flax.cli import gin_config, text_files
 from gqa_flax.data import on_disk
 
 _TRAIN_FILES = (
@@ -48,7 +46,7 @@ def add_commands(commands):
         help='with --dry_run: of a machine that is not this one',
       )
     if run is infer:
-      add('--input', help='a file of lines; standard input by default')
+      add('--input', help='a UTF-8 file of lines; standard input by default')
       add('--output', help='a file; standard output by default')
 
 
@@ -113,26 +111,13 @@ def infer(args):
   gin_config.parse(args)
   if args.dry_run:
     return
-  if args.input not in (None, '-') and not os.path.exists(args.input):
-    raise gin_config.UsageError(
-      f'There is no input file {args.input}; check --input.'
-    )
+  text_files.check_output(args.output)
   make = gin_config.call(
     'gqa_flax.evaluation.evaluate', 'infer', 'gin_configs/runs/infer.gin'
   )
-  texts_to_texts = make()
-  if args.input in (None, '-'):
-    lines = sys.stdin.read().splitlines()
-  else:
-    lines = pathlib.Path(args.input).read_text().splitlines()
-  text = ''.join(f'{line}\n' for line in texts_to_texts(lines))
-  if args.output in (None, '-'):
-    sys.stdout.write(text)
-    sys.stdout.flush()
-  else:
-    temporary = pathlib.Path(f'{args.output}.tmp')
-    temporary.write_text(text)
-    temporary.replace(args.output)
+  lines = text_files.read_lines(args.input)
+  decoded = make()(lines)
+  text_files.write(args.output, text_files.to_text(decoded))
 
 
 EXAMPLES = {
