@@ -19,6 +19,7 @@ _EXAMPLES = """\
 examples:
   gqa-flax data list
   gqa-flax data check trivia_qa --split=validation --example=3
+  gqa-flax data check media_sum --all
   gqa-flax data prepare cnn_dailymail --tfds_data_dir=/data
   gqa-flax data prepare arxiv --cache --min_shards=64
   gqa-flax data prepare c4_span_corruption \\
@@ -60,8 +61,15 @@ def add_commands(commands):
     add('task', metavar='TASK')
     add('--manual_dir', help='of files that were fetched by hand')
     if run is check:
-      add('--split', default='train', help='of the example; train by default')
-      add('--example', type=int, default=0, help='which one; 0 by default')
+      add('--split', help='of the example; train by default')
+      add('--example', type=int, help='which one; 0 by default')
+      add(
+        '--all',
+        action='store_true',
+        help='read every example of --split, or of all splits: count them, '
+        'those that are skipped, and those beyond the limits; fails where '
+        'none can be used',
+      )
       add('--color', choices=('auto', 'always', 'never'), default='auto')
     if run is prepare:
       add('--cache', action='store_true', help="also write seqio's cached form")
@@ -86,6 +94,7 @@ def check(args):
   """Compares what is on disk with what was published, and shows an example."""
   from gqa_flax.data import show
 
+  _check_example(args)
   _add_task_file(args)
   tfds_name = gin_config.scan(args, 'TFDS_NAME')
   if tfds_name and not args.dry_run:
@@ -108,18 +117,40 @@ def check(args):
   gin_config.parse(args)
   if args.dry_run:
     return
-  from gqa_flax.data.examples import read_example
+  from gqa_flax.data import examples
 
   task = gin_config.call('gqa_flax.data.tasks', 'get_task')()
   lengths = gin_config.macro('TASK_FEATURE_LENGTHS')
-  example = read_example(task, args.split, lengths, args.example)
+  if args.all:
+    splits = [args.split] if args.split else [*task.splits]
+    surveys = [examples.survey(task, split, lengths) for split in splits]
+    print(f'\n{show.survey_table(surveys, lengths)}')
+    if not any(survey.num_examples for survey in surveys):
+      raise ValueError(
+        f'No example of {args.task} can be used, in {", ".join(splits)}.'
+      )
+    return
+  split, index = args.split or 'train', args.example or 0
+  example = examples.read_example(task, split, lengths, index)
   in_color = args.color == 'always' or (
     args.color == 'auto'
     and sys.stdout.isatty()
     and 'NO_COLOR' not in os.environ
   )
-  print(f'\n{args.split} example {args.example}')
+  print(f'\n{split} example {index}')
   print(show.example(task, example, lengths, in_color))
+
+
+def _check_example(args):
+  if args.example is not None and args.example < 0:
+    raise gin_config.UsageError(
+      f'--example={args.example}: examples are counted from 0.'
+    )
+  if args.all and args.example is not None:
+    raise gin_config.UsageError(
+      f'--all reads every example, --example={args.example} shows one: leave '
+      'out one of them.'
+    )
 
 
 def prepare(args):

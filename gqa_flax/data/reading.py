@@ -11,6 +11,11 @@ from gqa_flax.data import caching
 
 TaskOrMixture: TypeAlias = seqio.Task | seqio.Mixture
 
+
+class NoExamplesError(ValueError):
+  """A split, or a part of it, has no example that can be used."""
+
+
 # Evaluation draws the same spans every time.
 EVALUATION_SEED = 42
 
@@ -83,7 +88,7 @@ def dataset(
       if shard_info
       else ''
     )
-    raise ValueError(
+    raise NoExamplesError(
       f'Task {task.name!r} has no examples in {part}its split {split!r}: '
       'use another split, or fewer shards than it has examples.'
     )

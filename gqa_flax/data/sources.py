@@ -86,15 +86,15 @@ class TextSource(seqio.DataSource):
 
 
 class _Loader(seqio.utils.LazyTfdsLoader):
-  """seqio's loader, without a copy in memory.
+  """seqio's loader, without a copy in memory and with ids.
 
-  TFDS keeps one of data sets under 250 MB, and every saved position of an
-  iterator would hold it.
+  TFDS keeps a copy of data sets under 250 MB, and every saved position of an
+  iterator would hold it. An id, in 'tfds_id', names file and place.
   """
 
   @property
   def read_config(self) -> tfds.ReadConfig:
-    return tfds.ReadConfig(try_autocache=False)
+    return tfds.ReadConfig(try_autocache=False, add_tfds_id=True)
 
 
 class TfdsSource(seqio.TfdsDataSource):
