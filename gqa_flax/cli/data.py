@@ -74,7 +74,7 @@ def add_commands(commands):
     if run is prepare:
       add('--cache', action='store_true', help="also write seqio's cached form")
       add('--cache_dir', help='of the cached form')
-      add('--min_shards', type=int, default=1, help='files a split at least')
+      add('--min_shards', type=int, help='files a split at least; 1 by default')
       add('--overwrite', action='store_true', help='replace a cache')
       add(
         '--pipeline_options',
@@ -142,6 +142,7 @@ def check(args):
 
 
 def _check_example(args):
+  _check_folder(args, 'manual_dir')
   if args.example is not None and args.example < 0:
     raise gin_config.UsageError(
       f'--example={args.example}: examples are counted from 0.'
@@ -155,6 +156,7 @@ def _check_example(args):
 
 def prepare(args):
   """Fetches a task's data set; with --cache tokenizes it ahead of training."""
+  options = _check_caching(args)
   _add_task_file(args)
   early = gin_config.scan(args, 'TFDS_NAME')
   if early and not args.dry_run:
@@ -166,8 +168,6 @@ def prepare(args):
   from gqa_flax.data import caching, show
   from gqa_flax.data import prepare as preparation
 
-  # A value may have commas of its own.
-  options = [o for o in re.split(',(?=--)', args.pipeline_options) if o]
   if tfds_name := gin_config.find_macro('TFDS_NAME'):
     found = preparation.prepare(
       tfds_name, manual_dir=args.manual_dir, pipeline_options=options
@@ -181,10 +181,45 @@ def prepare(args):
       task,
       args.cache_dir,
       pipeline_options=options,
-      min_shards=args.min_shards,
+      min_shards=args.min_shards or 1,
       overwrite=args.overwrite,
     )
     print(show.cache_table(folder, caching.statistics(folder)))
+
+
+def _check_caching(args) -> list[str]:
+  """Refuses options that say nothing; returns Beam's."""
+  given = {
+    '--cache_dir': args.cache_dir is not None,
+    '--min_shards': args.min_shards is not None,
+    '--overwrite': args.overwrite,
+  }
+  for name in (name for name, is_given in given.items() if is_given):
+    if not args.cache:
+      raise gin_config.UsageError(
+        f'{name} is about a cache: give --cache with it, or leave it out.'
+      )
+  if args.min_shards is not None and args.min_shards < 1:
+    raise gin_config.UsageError(
+      f'--min_shards={args.min_shards}: a split is in 1 file at least.'
+    )
+  for name in ('cache_dir', 'manual_dir'):
+    _check_folder(args, name)
+  # A value may have commas of its own.
+  options = [o for o in re.split(',(?=--)', args.pipeline_options) if o]
+  for option in options:
+    if not re.match(r'--\w', option):
+      raise gin_config.UsageError(
+        f"--pipeline_options: {option!r} is none of Beam's options, which "
+        'begin with --, such as --runner=FlinkRunner.'
+      )
+  return options
+
+
+def _check_folder(args, name: str):
+  chosen = getattr(args, name)
+  if chosen is not None and epath.Path(chosen).expanduser().is_file():
+    raise gin_config.UsageError(f'--{name}={chosen} is a file; give a folder.')
 
 
 def _manual_dir(args) -> epath.Path:

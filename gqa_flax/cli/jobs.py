@@ -187,8 +187,13 @@ def _require_data(args):
   cached = gin_config.scan(args, 'USE_CACHED_TASKS')
   # Bound past the macro, it is another data set that is read.
   direct = gin_config.binds_parameter(args, 'tfds_name')
-  if tfds_name and not (cached or direct or args.dry_run):
-    task = gin_config.scan(args, 'MIXTURE_OR_TASK_NAME') or 'TASK'
+  if not tfds_name or direct or args.dry_run:
+    return
+  task = gin_config.scan(args, 'MIXTURE_OR_TASK_NAME') or 'TASK'
+  if cached:
+    folders = [f for f in args.seqio_additional_cache_dirs.split(',') if f]
+    on_disk.require_cache(task, folders, args.tfds_data_dir)
+  else:
     on_disk.require(tfds_name, task, args.tfds_data_dir)
 
 

@@ -103,9 +103,11 @@ def options() -> tf.data.Options:
 
 
 def _require_caches(task: TaskOrMixture) -> None:
-  for part in task.tasks if isinstance(task, seqio.Mixture) else [task]:
-    if part.supports_caching:  # seqio reads the others from their source
-      caching.require(part)
+  parts = task.tasks if isinstance(task, seqio.Mixture) else [task]
+  cacheable = [part for part in parts if part.supports_caching]
+  # Of a mixture seqio reads the others from their source.
+  for part in cacheable or parts:
+    caching.require(part)
 
 
 def _keep_off_gpus() -> None:

@@ -67,7 +67,16 @@ class TextSource(seqio.DataSource):
   def get_dataset(
     self, split='train', shuffle=True, seed=None, shard_info=None, **unused
   ) -> tf.data.Dataset:
-    """Returns a dataset of strings; see seqio.DataSource."""
+    """Returns a dataset of strings; see seqio.DataSource.
+
+    Raises:
+      ValueError: the split is none of the source's, such as a part of one.
+    """
+    if split not in self.splits:
+      raise ValueError(
+        f'There is no split {split!r}, but {", ".join(self.splits)}; parts and '
+        'sums of splits are for data sets of TFDS.'
+      )
     columns = {
       name: column if tf.is_tensor(column) else tf.constant(column, tf.string)
       for name, column in self._rows(split).items()
