@@ -66,15 +66,16 @@ def read_examples(
     use_cached=use_cached,
   ).with_options(reading.options())
   feature = task.output_features['inputs']
-  return [
-    {
-      **example,
-      'uncut_inputs_length': _uncut_length(
-        example, 'inputs', feature, inputs_length
-      ),
-    }
-    for example in dataset.as_numpy_iterator()
-  ]
+  with reading.naming_errors(task.name, split):
+    return [
+      {
+        **example,
+        'uncut_inputs_length': _uncut_length(
+          example, 'inputs', feature, inputs_length
+        ),
+      }
+      for example in dataset.as_numpy_iterator()
+    ]
 
 
 def read_example(
@@ -99,7 +100,9 @@ def read_example(
     ValueError: as `batches.train_batches`, or the split has no such example.
   """
   rest = reading.dataset(task, split, sequence_length).skip(index)
-  for found in rest.take(1).as_numpy_iterator():
+  with reading.naming_errors(task.name, split):
+    rows = [*rest.take(1).as_numpy_iterator()]
+  for found in rows:
     uncut = {
       f'uncut_{name}_length': _uncut_length(
         found, name, task.output_features[name], sequence_length[name]
@@ -127,16 +130,19 @@ def survey(
     ValueError: as `batches.train_batches`, but for a split without examples.
   """
   lengths: dict[str, list[int]] = {name: [] for name in ('inputs', 'targets')}
-  with skipping.collected() as skipped:
-    with contextlib.suppress(reading.NoExamplesError):
-      dataset = reading.dataset(task, split, sequence_length)
-      for example in dataset.as_numpy_iterator():
-        for name, found in lengths.items():
-          found.append(
-            _uncut_length(
-              example, name, task.output_features[name], sequence_length[name]
-            )
+  with (
+    skipping.collected() as skipped,
+    reading.naming_errors(task.name, split, lengths['inputs']),
+    contextlib.suppress(reading.NoExamplesError),
+  ):
+    dataset = reading.dataset(task, split, sequence_length)
+    for example in dataset.as_numpy_iterator():
+      for name, found in lengths.items():
+        found.append(
+          _uncut_length(
+            example, name, task.output_features[name], sequence_length[name]
           )
+        )
   return Survey(split, len(lengths['inputs']), dict(skipped), lengths)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
+from gqa_flax.data import reading
+
 Batch = dict[str, np.ndarray]
 # Maps the index of a stream and how many there are to its part of the batches.
 MakeStream = Callable[[int, int], tf.data.Dataset]
@@ -41,8 +43,8 @@ class BatchIterator:
 
     Args:
       make_stream: its elements are flat dicts of tensors [B / n, ...].
-      arguments: what the batches are made from, for JSON, with batch_size, B;
-        saved alongside and compared on restoring.
+      arguments: what the batches are made from, for JSON, with batch_size, B,
+        task and split; saved alongside and compared on restoring.
       num_shards: n. None is that of the restored position or, without one,
         the number of processes.
 
@@ -52,6 +54,8 @@ class BatchIterator:
     self._make_stream = make_stream
     self._arguments = json.loads(json.dumps(arguments))
     self.batch_size = self._arguments['batch_size']
+    self._task_name = self._arguments['task']
+    self._split = self._arguments['split']
     self._fixed = num_shards
     if num_shards is not None:
       self._check_divides(num_shards)
@@ -91,7 +95,9 @@ class BatchIterator:
     self._open_if_new()
     parts = []
     for index, stream in self._streams.items():
-      batch, own = next(stream), self._own[index]
+      with reading.naming_errors(self._task_name, self._split):
+        batch = next(stream)
+      own = self._own[index]
       parts.append({name: x.numpy()[own] for name, x in batch.items()})
     return {
       name: np.concatenate([part[name] for part in parts]) for name in parts[0]

@@ -65,7 +65,7 @@ def _check(path: epath.Path):
   if path.is_dir():
     raise ValueError(f'{path} is a folder, not a SentencePiece model: {remedy}')
   content = path.read_bytes()
-  proto = sentencepiece_model_pb2.ModelProto()
+  proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
   try:
     proto.ParseFromString(content)
     # Pieces come first: a file that is cut between two of them parses.

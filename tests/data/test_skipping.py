@@ -7,7 +7,7 @@ import seqio
 import tensorflow as tf
 
 from gqa_flax import cli
-from gqa_flax.data import batches, paper_tasks, skipping, tasks
+from gqa_flax.data import batches, examples, paper_tasks, skipping, tasks
 from gqa_flax.evaluation.task_score import TaskScore
 
 VOCABULARY = seqio.ByteVocabulary(extra_ids=100)
@@ -289,3 +289,51 @@ def test_check_refuses_examples_that_there_cannot_be(check, argv, message):
   status, out, err = check(*argv)
   assert (status, out) == (2, '')
   assert err.startswith(f'gqa-flax data: {message}')
+
+
+@pytest.fixture
+def broken():
+  """A task of ten texts, of which TensorFlow cannot read the eighth."""
+
+  def to_numbers(dataset):
+    return dataset.map(
+      lambda x: {k: tf.strings.to_number([x[k]], tf.int32) for k in x}
+    )
+
+  def rows(split):
+    texts = [*map(str, range(10, 17)), 'odd', '18', '19']
+    return {'inputs': texts, 'targets': texts}
+
+  feature = seqio.Feature(seqio.PassThroughVocabulary(99, 1), add_eos=True)
+  yield seqio.TaskRegistry.add(
+    'broken',
+    source=tasks.TextSource(rows, ['train']),
+    preprocessors=[to_numbers, seqio.preprocessors.append_eos_after_trim],
+    output_features={'inputs': feature, 'targets': feature},
+  )
+  seqio.TaskRegistry.remove('broken')
+
+
+def test_what_tensorflow_cannot_read_names_task_and_split(broken):
+  lengths = {'inputs': 8, 'targets': 8}
+
+  def fails(read):
+    with pytest.raises(ValueError) as error:
+      read()
+    assert str(error.value).startswith(
+      "An example of task 'broken' in its split 'train' cannot be read: String"
+      'ToNumberOp could not correctly convert string: odd; '
+    )
+    return str(error.value).rpartition('; ')[2]
+
+  stream = batches.train_batches(broken, lengths, 2, seed=1, pack=False)
+  remedy = "find it with `gqa-flax data check broken --all --split='train'`."
+  assert fails(lambda: [next(stream) for _ in range(5)]) == remedy
+  once = batches.evaluation_batches(broken, 'train', lengths, 2)
+  assert fails(lambda: list(once)) == remedy
+  assert fails(lambda: examples.read_examples(broken, 'train', 8)) == remedy
+  assert fails(lambda: examples.survey(broken, 'train', lengths)) == (
+    'it comes after the first 7 that can be used.'
+  )
+  # In front of it everything is as it was.
+  assert examples.read_example(broken, 'train', lengths, 6)['inputs'][0] == 16
