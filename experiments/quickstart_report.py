@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gqa_flax.reporting import plots
+from gqa_flax.reporting.records import read as read_records
 from gqa_flax.reporting.tables import markdown_table
 
 LOSS = 'validation/cross_entropy'
@@ -42,7 +43,7 @@ def redraw(results_dir):
   """Writes report.md and ablation.png from records and predictions."""
   folder = pathlib.Path(results_dir)
   records, samples = (
-    [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    read_records(folder / name)
     for name in ('records.jsonl', 'predictions.jsonl')
   )
   _plot(folder / 'ablation.png', records)
@@ -243,5 +244,5 @@ def _plot(path, records):
 
 def _write_whole(path: pathlib.Path, text: str):
   temporary = path.with_suffix('.tmp')
-  temporary.write_text(text)
+  temporary.write_text(text, encoding='utf-8')
   temporary.replace(path)

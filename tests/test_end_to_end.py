@@ -126,9 +126,8 @@ def test_pretrain_convert_uptrain_finetune_evaluate_infer(
 
   # The same model, decoder and length give the same text, line by line.
   texts = [p['inputs'].removeprefix('summarize: ') for p in predictions]
-  monkeypatch.setattr(
-    sys, 'stdin', io.StringIO(''.join(t + '\n' for t in texts))
-  )
+  lines = ''.join(t + '\n' for t in texts).encode()
+  monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(lines)))
   infer = [*SUMMARIES, gin_file('infer'), f'--gin.CHECKPOINT={folder["tuned"]}']
   run('infer', *infer, BATCH)
   assert capsys.readouterr().out.splitlines() == [

@@ -119,7 +119,7 @@ def write(results_dir):
     plots.uptraining(folder / 'uptraining.png', curves)
     text.append('\n![Losses by steps of uptraining](uptraining.png)\n')
   text.append('\nEvery number above is in, or computed from, records.jsonl.\n')
-  (folder / 'report.md').write_text('\n'.join(text))
+  (folder / 'report.md').write_text('\n'.join(text), encoding='utf-8')
 
 
 def _before_uptraining(table: Table):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from experiments.study.jobs import Job
 from experiments.study.scales import Scale
+from gqa_flax.reporting import records
 from gqa_flax.training import progress
 
 # Where uptraining ends in the paper's Table 1 and Figure 4 (section 3.1).
@@ -334,4 +335,4 @@ class Timing:
   def numbers(self, scale: Scale) -> dict[str, Any]:
     """Returns what `gqa-flax time` measured."""
     path = pathlib.Path(scale.work_dir, f'{self.name}.jsonl')
-    return {'measurement': json.loads(path.read_text().splitlines()[-1])}
+    return {'measurement': records.read(path)[-1]}

@@ -8,6 +8,7 @@ cost        cost: memory, bytes and FLOPs from a config alone
 times       time: decoding, measured here or estimated for TPUs
 report      report: all results as one page
 interrupted what a command says after Ctrl-C
+text_files  lines read and texts written, by infer and report
 """
 
 import argparse

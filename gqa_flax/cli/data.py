@@ -19,6 +19,7 @@ _EXAMPLES = """\
 examples:
   gqa-flax data list
   gqa-flax data check trivia_qa --split=validation --example=3
+  gqa-flax data check media_sum --all
   gqa-flax data prepare cnn_dailymail --tfds_data_dir=/data
   gqa-flax data prepare arxiv --cache --min_shards=64
   gqa-flax data prepare c4_span_corruption \\
@@ -60,13 +61,20 @@ def add_commands(commands):
     add('task', metavar='TASK')
     add('--manual_dir', help='of files that were fetched by hand')
     if run is check:
-      add('--split', default='train', help='of the example; train by default')
-      add('--example', type=int, default=0, help='which one; 0 by default')
+      add('--split', help='of the example; train by default')
+      add('--example', type=int, help='which one; 0 by default')
+      add(
+        '--all',
+        action='store_true',
+        help='read every example of --split, or of all splits: count them, '
+        'those that are skipped, and those beyond the limits; fails where '
+        'none can be used',
+      )
       add('--color', choices=('auto', 'always', 'never'), default='auto')
     if run is prepare:
       add('--cache', action='store_true', help="also write seqio's cached form")
       add('--cache_dir', help='of the cached form')
-      add('--min_shards', type=int, default=1, help='files a split at least')
+      add('--min_shards', type=int, help='files a split at least; 1 by default')
       add('--overwrite', action='store_true', help='replace a cache')
       add(
         '--pipeline_options',
@@ -86,6 +94,7 @@ def check(args):
   """Compares what is on disk with what was published, and shows an example."""
   from gqa_flax.data import show
 
+  _check_example(args)
   _add_task_file(args)
   tfds_name = gin_config.read(args).value('TFDS_NAME')
   if tfds_name and not args.dry_run:
@@ -108,22 +117,46 @@ def check(args):
   gin_config.parse(args)
   if args.dry_run:
     return
-  from gqa_flax.data.examples import read_example
+  from gqa_flax.data import examples
 
   task = gin_config.call('gqa_flax.data.tasks', 'get_task')()
   lengths = gin_config.literal(args, 'TASK_FEATURE_LENGTHS')
-  example = read_example(task, args.split, lengths, args.example)
+  if args.all:
+    splits = [args.split] if args.split else [*task.splits]
+    surveys = [examples.survey(task, split, lengths) for split in splits]
+    print(f'\n{show.survey_table(surveys, lengths)}')
+    if not any(survey.num_examples for survey in surveys):
+      raise ValueError(
+        f'No example of {args.task} can be used, in {", ".join(splits)}.'
+      )
+    return
+  split, index = args.split or 'train', args.example or 0
+  example = examples.read_example(task, split, lengths, index)
   in_color = args.color == 'always' or (
     args.color == 'auto'
     and sys.stdout.isatty()
     and 'NO_COLOR' not in os.environ
   )
-  print(f'\n{args.split} example {args.example}')
+  print(f'\n{split} example {index}')
   print(show.example(task, example, lengths, in_color))
+
+
+def _check_example(args):
+  _check_folder(args, 'manual_dir')
+  if args.example is not None and args.example < 0:
+    raise gin_config.UsageError(
+      f'--example={args.example}: examples are counted from 0.'
+    )
+  if args.all and args.example is not None:
+    raise gin_config.UsageError(
+      f'--all reads every example, --example={args.example} shows one: leave '
+      'out one of them.'
+    )
 
 
 def prepare(args):
   """Fetches a task's data set; with --cache tokenizes it ahead of training."""
+  options = _check_caching(args)
   _add_task_file(args)
   early = gin_config.read(args).value('TFDS_NAME')
   if early and not args.dry_run:
@@ -135,8 +168,6 @@ def prepare(args):
   from gqa_flax.data import caching, show
   from gqa_flax.data import prepare as preparation
 
-  # A value may have commas of its own.
-  options = [o for o in re.split(',(?=--)', args.pipeline_options) if o]
   if tfds_name := gin_config.read(args).value('TFDS_NAME'):
     found = preparation.prepare(
       tfds_name, manual_dir=args.manual_dir, pipeline_options=options
@@ -150,10 +181,45 @@ def prepare(args):
       task,
       args.cache_dir,
       pipeline_options=options,
-      min_shards=args.min_shards,
+      min_shards=args.min_shards or 1,
       overwrite=args.overwrite,
     )
     print(show.cache_table(folder, caching.statistics(folder)))
+
+
+def _check_caching(args) -> list[str]:
+  """Refuses options that say nothing; returns Beam's."""
+  given = {
+    '--cache_dir': args.cache_dir is not None,
+    '--min_shards': args.min_shards is not None,
+    '--overwrite': args.overwrite,
+  }
+  for name in (name for name, is_given in given.items() if is_given):
+    if not args.cache:
+      raise gin_config.UsageError(
+        f'{name} is about a cache: give --cache with it, or leave it out.'
+      )
+  if args.min_shards is not None and args.min_shards < 1:
+    raise gin_config.UsageError(
+      f'--min_shards={args.min_shards}: a split is in 1 file at least.'
+    )
+  for name in ('cache_dir', 'manual_dir'):
+    _check_folder(args, name)
+  # A value may have commas of its own.
+  options = [o for o in re.split(',(?=--)', args.pipeline_options) if o]
+  for option in options:
+    if not re.match(r'--\w', option):
+      raise gin_config.UsageError(
+        f"--pipeline_options: {option!r} is none of Beam's options, which "
+        'begin with --, such as --runner=FlinkRunner.'
+      )
+  return options
+
+
+def _check_folder(args, name: str):
+  chosen = getattr(args, name)
+  if chosen is not None and epath.Path(chosen).expanduser().is_file():
+    raise gin_config.UsageError(f'--{name}={chosen} is a file; give a folder.')
 
 
 def _manual_dir(args) -> epath.Path:

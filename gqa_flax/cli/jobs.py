@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import os
-import pathlib
 import re
 import sys
 
 from etils import epath
 
-from gqa_flax.cli import gin_config, setting_types
+from gqa_flax.cli import gin_config, setting_types, text_files
 from gqa_flax.cli.setting_types import Integer
 from gqa_flax.data import on_disk
 
@@ -55,7 +53,7 @@ def add_commands(commands):
         help='with --dry_run: of a machine that is not this one',
       )
     if run is infer:
-      add('--input', help='a file of lines; standard input by default')
+      add('--input', help='a UTF-8 file of lines; standard input by default')
       add('--output', help='a file; standard output by default')
 
 
@@ -136,26 +134,13 @@ def infer(args):
   gin_config.parse(args)
   if args.dry_run:
     return
-  if args.input not in (None, '-') and not os.path.exists(args.input):
-    raise gin_config.UsageError(
-      f'There is no input file {args.input}; check --input.'
-    )
+  text_files.check_output(args.output)
   make = gin_config.call(
     'gqa_flax.evaluation.evaluate', 'infer', 'gin_configs/runs/infer.gin'
   )
-  texts_to_texts = make()
-  if args.input in (None, '-'):
-    lines = sys.stdin.read().splitlines()
-  else:
-    lines = pathlib.Path(args.input).read_text().splitlines()
-  text = ''.join(f'{line}\n' for line in texts_to_texts(lines))
-  if args.output in (None, '-'):
-    sys.stdout.write(text)
-    sys.stdout.flush()
-  else:
-    temporary = pathlib.Path(f'{args.output}.tmp')
-    temporary.write_text(text)
-    temporary.replace(args.output)
+  lines = text_files.read_lines(args.input)
+  decoded = make()(lines)
+  text_files.write(args.output, text_files.to_text(decoded))
 
 
 # What configures each command: the settings that its help shows.
@@ -242,9 +227,13 @@ def _require_data(args):
     for key, binding in text.parameters.items()
     if key.endswith('.tfds_name')
   ]
-  cached = text.value('USE_CACHED_TASKS')
-  if names and isinstance(names[-1], str) and not (cached or args.dry_run):
-    task = text.value('MIXTURE_OR_TASK_NAME') or 'TASK'
+  if not names or not isinstance(names[-1], str) or args.dry_run:
+    return
+  task = text.value('MIXTURE_OR_TASK_NAME') or 'TASK'
+  if text.value('USE_CACHED_TASKS'):
+    folders = [f for f in args.seqio_additional_cache_dirs.split(',') if f]
+    on_disk.require_cache(task, folders, args.tfds_data_dir)
+  else:
     on_disk.require(names[-1], task, args.tfds_data_dir)
 
 

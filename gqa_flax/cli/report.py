@@ -1,7 +1,8 @@
 """`gqa-flax report`: all results as one page."""
 
 import argparse
-import pathlib
+
+from gqa_flax.cli import text_files
 
 _EXAMPLES = """\
 example:
@@ -32,9 +33,7 @@ def report(args):
   """Makes one self-contained HTML page of all reports."""
   from gqa_flax.reporting import page
 
-  text = page.build(args.results)
-  output = pathlib.Path(args.output)
-  temporary = output.with_name(f'{output.name}.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  temporary.replace(output)
-  print(output)
+  text_files.check_output(args.output)
+  text_files.write(args.output, page.build(args.results))
+  if args.output != '-':
+    print(args.output)

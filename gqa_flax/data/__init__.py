@@ -5,6 +5,7 @@ What a task is:
   paper_tasks      the paper's seven tasks and C4, from TFDS
   files            tasks on users' own files, with file_rows to read them
   sources          where raw examples come from: memory, TFDS
+  skipping         examples that a task cannot use
   vocabulary       SentencePiece vocabularies, T5's own by default
   span_corruption  T5's pre-training objective as a seqio preprocessor
   embedded         a small corpus of Wikipedia introductions, and a vocabulary

@@ -148,9 +148,13 @@ def evaluation_batches(
   batches = _rows(examples, sequence_length, pack).batch(batch_size)
   batches = batches.with_options(reading.options())
   own = slice(None) if rows is None else rows(batch_size)
-  return (
-    _fill(batch, batch_size, own) for batch in batches.as_numpy_iterator()
-  )
+
+  def read():
+    with reading.naming_errors(task.name, split):
+      for batch in batches.as_numpy_iterator():
+        yield _fill(batch, batch_size, own)
+
+  return read()
 
 
 def _tokens_alone(task: TaskOrMixture) -> TaskOrMixture:

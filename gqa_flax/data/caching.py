@@ -16,11 +16,10 @@ import seqio
 from etils import epath
 
 from gqa_flax.data import on_disk, tasks
+from gqa_flax.data.on_disk import CACHE_RECORD as _MADE_OF
 from gqa_flax.data.vocabulary import fingerprint
 from gqa_flax.runtime import interrupts
 from gqa_flax.runtime.owner import Owner
-
-_MADE_OF = 'gqa_flax.json'
 
 # Beam's default, DirectRunner, may hand over to a runner that it downloads.
 _LOCAL_RUNNER = (
@@ -43,18 +42,18 @@ def require(task: seqio.Task) -> epath.Path:
   """Returns the folder of a task's cache, of the same text and vocabulary.
 
   Raises:
-    MissingDataError: there is none.
-    ValueError: it was made with another vocabulary or other choices.
+    MissingDataError: there is none, or a part of one.
+    ValueError: the task cannot be cached, or its cache was made with another
+      vocabulary or other choices.
   """
-  folder = find(task)
-  if folder is None:
-    searched = ', '.join(seqio.get_global_cache_dirs())
-    raise on_disk.MissingDataError(
-      f'Task {task.name!r} is not cached in {searched}: write the cache with '
-      f'`gqa-flax data prepare {task.name} --cache`, say with '
-      '--seqio_additional_cache_dirs where it is, or set USE_CACHED_TASKS to '
-      'False.'
+  if not task.supports_caching:
+    raise ValueError(
+      f'Task {task.name!r} cannot be cached, as it has no '
+      'CacheDatasetPlaceholder among its preprocessors: set USE_CACHED_TASKS '
+      'to False.'
     )
+  find(task)  # looks in the default folder, too
+  folder = on_disk.require_cache(task.name, seqio.get_global_cache_dirs())
   # Caches that others made with seqio do not say what they were made of.
   record = folder / _MADE_OF
   if record.exists():
@@ -126,8 +125,11 @@ def write(
     unfinished = output.with_name(f'{output.name}.incomplete')
     with interrupts.cleanup(unfinished.rmtree):
       _run_pipeline(task, unfinished, pipeline_options, min_shards)
-    record = json.dumps(made_of(task), indent=2) + '\n'
-    (unfinished / _MADE_OF).write_text(record)
+    sizes = {
+      path.name: path.stat().length for path in unfinished.glob('*.tfrecord-*')
+    }
+    record = {**made_of(task), on_disk.CACHE_SIZES: sizes}
+    (unfinished / _MADE_OF).write_text(json.dumps(record, indent=2) + '\n')
     (unfinished / 'COMPLETED').write_text('')
     if output.exists():
       output.rmtree()

@@ -1,14 +1,34 @@
 """Single examples of a task: to generate from, to score, and to look at."""
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 
-from gqa_flax.data import reading
+from gqa_flax.data import reading, skipping
 from gqa_flax.data.iterator import Batch
 from gqa_flax.data.reading import TaskOrMixture
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+  """What a split holds.
+
+  Attributes:
+    split: its name.
+    num_examples: that the task uses.
+    skipped: from the id of each other one to what it lacks.
+    lengths: of 'inputs' and 'targets' the tokens of each example before they
+      are cut, EOS included.
+  """
+
+  split: str
+  num_examples: int
+  skipped: Mapping[str, str]
+  lengths: Mapping[str, Sequence[int]]
 
 
 def read_examples(
@@ -46,15 +66,16 @@ def read_examples(
     use_cached=use_cached,
   ).with_options(reading.options())
   feature = task.output_features['inputs']
-  return [
-    {
-      **example,
-      'uncut_inputs_length': _uncut_length(
-        example, 'inputs', feature, inputs_length
-      ),
-    }
-    for example in dataset.as_numpy_iterator()
-  ]
+  with reading.naming_errors(task.name, split):
+    return [
+      {
+        **example,
+        'uncut_inputs_length': _uncut_length(
+          example, 'inputs', feature, inputs_length
+        ),
+      }
+      for example in dataset.as_numpy_iterator()
+    ]
 
 
 def read_example(
@@ -79,7 +100,9 @@ def read_example(
     ValueError: as `batches.train_batches`, or the split has no such example.
   """
   rest = reading.dataset(task, split, sequence_length).skip(index)
-  for found in rest.take(1).as_numpy_iterator():
+  with reading.naming_errors(task.name, split):
+    rows = [*rest.take(1).as_numpy_iterator()]
+  for found in rows:
     uncut = {
       f'uncut_{name}_length': _uncut_length(
         found, name, task.output_features[name], sequence_length[name]
@@ -91,6 +114,36 @@ def read_example(
     f'The split {split!r} of task {task.name!r} has no example {index}; they '
     'are counted from 0.'
   )
+
+
+def survey(
+  task: TaskOrMixture, split: str, sequence_length: Mapping[str, int]
+) -> Survey:
+  """Reads a whole split, and returns what is in it.
+
+  Args:
+    task: from `tasks.get_task`.
+    split: which split to read.
+    sequence_length: {'inputs': S, 'targets': T}, EOS included.
+
+  Raises:
+    ValueError: as `batches.train_batches`, but for a split without examples.
+  """
+  lengths: dict[str, list[int]] = {name: [] for name in ('inputs', 'targets')}
+  with (
+    skipping.collected() as skipped,
+    reading.naming_errors(task.name, split, lengths['inputs']),
+    contextlib.suppress(reading.NoExamplesError),
+  ):
+    dataset = reading.dataset(task, split, sequence_length)
+    for example in dataset.as_numpy_iterator():
+      for name, found in lengths.items():
+        found.append(
+          _uncut_length(
+            example, name, task.output_features[name], sequence_length[name]
+          )
+        )
+  return Survey(split, len(lengths['inputs']), dict(skipped), lengths)
 
 
 def generation_batches(

@@ -10,7 +10,7 @@ import json
 import posixpath
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 from pyarrow import fs, parquet
@@ -68,15 +68,14 @@ def read(
           f'No file matches {pattern!r}: check the path; a * may stand in its '
           'last part.'
         )
-      for path in paths:
-        reader = READERS[format or _format(path)]
-        yield from reader(filesystem, path, columns)
     except (OSError, pa.ArrowException) as error:
-      reason = textwrap.shorten(str(error), 300, placeholder=' ...')
-      remedy = _REMEDIES.get(
-        pattern.partition('://')[0], 'check that it is whole and readable.'
-      )
-      raise FilesError(f'Cannot read {pattern}: {reason}; {remedy}') from error
+      raise _cannot_read(pattern, pattern, error) from error
+    for path in paths:
+      reader = READERS[format or _format(path)]
+      try:
+        yield from reader(filesystem, path, columns)
+      except (OSError, pa.ArrowException) as error:
+        raise _cannot_read(path, pattern, error) from error
 
 
 def check_known(what: str, name: str, known: Collection[str]):
@@ -86,6 +85,14 @@ def check_known(what: str, name: str, known: Collection[str]):
     hint = f'did you mean {" or ".join(nearest)}? ' if nearest else ''
     there = ', '.join(known) or 'none'
     raise FilesError(f'{what} {name!r}: {hint}There are {there}.')
+
+
+def _cannot_read(path: str, pattern: str, error: Exception) -> FilesError:
+  reason = textwrap.shorten(str(error), 300, placeholder=' ...')
+  remedy = _REMEDIES.get(
+    pattern.partition('://')[0], 'check that it is whole and readable.'
+  )
+  return FilesError(f'Cannot read {path}: {reason}; {remedy}')
 
 
 def _find(pattern: str) -> tuple[fs.FileSystem, list[str]]:
@@ -122,12 +129,19 @@ def _json_rows(
   # Not by pyarrow, which turns a text that looks like a time into one and
   # counts the rows of an error from the beginning of a block.
   with filesystem.open_input_stream(path) as stream:
-    for number, line in enumerate(_lines(stream, path), start=1):
+    lines = text_lines(io.BufferedReader(stream), path)
+    for number, line in enumerate(lines, start=1):
       if line.isspace():
         continue
       place = f'{path}, line {number}'
       try:
-        row = json.loads(line, parse_int=str, parse_float=str)
+        row = json.loads(
+          line, parse_int=str, parse_float=str, object_pairs_hook=_object
+        )
+      except RecursionError:
+        raise FilesError(
+          f'{place} is nested too deep: write one flat object a line.'
+        ) from None
       except ValueError as error:
         raise FilesError(
           f'{place} is not JSON ({error}): write one object a line.'
@@ -137,7 +151,34 @@ def _json_rows(
           f'{place} is a {type(row).__name__}: write one JSON object a line.'
         )
       _check_columns(columns, row, place)
+      if '\\u' in line:
+        _check_characters(columns, row, place)
       yield place, row
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  """Makes an object, in which Python would keep the last of several values."""
+  made = dict(pairs)
+  if len(made) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f'an object has the key {twice!r} twice')
+  return made
+
+
+def _check_characters(
+  columns: Collection[str], row: Mapping[str, Any], place: str
+):
+  """Refuses half a surrogate pair, which JSON can write and UTF-8 cannot."""
+  for name in columns:
+    try:
+      json.dumps(row[name], ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+      half = error.object[error.start]
+      raise FilesError(
+        f'{place}: {name!r} has {half!a}, half of a surrogate pair, which is '
+        'no character: write the pair, or leave it out.'
+      ) from None
 
 
 def _csv_rows(
@@ -148,7 +189,8 @@ def _csv_rows(
   # Python allows a cell by default.
   csv.field_size_limit(2**31 - 1)
   with filesystem.open_input_stream(path) as stream:
-    reader = csv.reader(_lines(stream, path), strict=True)
+    lines = text_lines(io.BufferedReader(stream), path)
+    reader = csv.reader(_without_nul(lines, path), strict=True)
     header, number = None, 1
     try:
       for cells in reader:
@@ -179,9 +221,26 @@ def _parquet_rows(
     _check_columns(columns, table.schema_arrow.names, path)
     # Small batches, for documents are long.
     batches = table.iter_batches(batch_size=1024, columns=sorted(columns))
-    rows = itertools.chain.from_iterable(b.to_pylist() for b in batches)
+    rows = itertools.chain.from_iterable(map(_python_rows, batches))
     for number, row in enumerate(rows, start=1):
-      yield f'{path}, row {number}', row
+      place = f'{path}, row {number}'
+      if isinstance(row, UnicodeDecodeError):
+        raise FilesError(f'{place} is not UTF-8 ({row}): convert the file.')
+      yield place, row
+
+
+def _python_rows(
+  batch: pa.RecordBatch,
+) -> Iterator[Mapping[str, Any] | UnicodeDecodeError]:
+  """Yields rows as Python sees them, and the error of one that it cannot."""
+  try:
+    yield from batch.to_pylist()
+  except UnicodeDecodeError:
+    for number in range(batch.num_rows):
+      try:
+        yield from batch.slice(number, 1).to_pylist()
+      except UnicodeDecodeError as error:
+        yield error
 
 
 READERS: Mapping[str, Callable[..., Iterator[Row]]] = {
@@ -191,16 +250,37 @@ READERS: Mapping[str, Callable[..., Iterator[Row]]] = {
 }
 
 
-def _lines(stream: pa.NativeFile, path: str) -> Iterator[str]:
-  """Yields lines of text with their ends, as UTF-8, without a BOM."""
-  for number, line in enumerate(io.BufferedReader(stream), start=1):
+def text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
+  """Yields the lines of a file as text, with their ends.
+
+  A line ends at '\\n' alone, not at whatever else `str.splitlines` cuts at.
+
+  Args:
+    stream: the bytes of the file, UTF-8; a byte order mark is left out.
+    name: of the file, for errors.
+
+  Raises:
+    FilesError: a line is not UTF-8.
+  """
+  for number, line in enumerate(stream, start=1):
     try:
       text = line.decode()
     except UnicodeDecodeError as error:
       raise FilesError(
-        f'{path}, line {number} is not UTF-8 ({error}): convert the file.'
+        f'{name}, line {number} is not UTF-8 ({error}): convert the file.'
       ) from None
     yield text.removeprefix('\ufeff') if number == 1 else text
+
+
+def _without_nul(lines: Iterator[str], path: str) -> Iterator[str]:
+  """Yields lines; JSON refuses this by itself, CSV would take it for text."""
+  for number, line in enumerate(lines, start=1):
+    if '\0' in line:
+      raise FilesError(
+        f'{path}, line {number} has a NUL byte, which is no text: convert the '
+        'file to UTF-8, or write it anew if it is damaged.'
+      )
+    yield line
 
 
 def _check_columns(wanted: Collection[str], there: Collection[str], place: str):

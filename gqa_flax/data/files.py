@@ -8,6 +8,7 @@ then kept in memory.
 
 import functools
 import itertools
+import math
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -180,6 +181,10 @@ def _text(value: Any, column: str, place: str) -> str:
   if value is None or value != value:  # NaN is what pandas makes of a null
     raise FilesError(
       f'{place}: {column!r} is null: fill it in, or leave the row out.'
+    )
+  if value in (math.inf, -math.inf):
+    raise FilesError(
+      f'{place}: {column!r} is {value}: fill in a number, or leave the row out.'
     )
   if isinstance(value, (bytes, dict, list)):
     raise FilesError(

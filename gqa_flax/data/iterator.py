@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
+from gqa_flax.data import reading
+
 _START_OVER = (
   "set DATA_POSITION = 'reset' to start the batches from the beginning"
 )
@@ -49,8 +51,8 @@ class BatchIterator:
 
     Args:
       make_stream: its elements are flat dicts of tensors [B / n, ...].
-      arguments: what the batches are made from, for JSON, with batch_size, B;
-        saved alongside and compared on restoring.
+      arguments: what the batches are made from, for JSON, with batch_size, B,
+        task and split; saved alongside and compared on restoring.
       num_shards: n. None is that of the restored position or, without one,
         the number of processes.
       vocab_size: how many token ids a model of the batches needs, if known.
@@ -70,6 +72,8 @@ class BatchIterator:
     self.batch_size = self._arguments['batch_size']
     self.vocab_size = vocab_size
     self._resets = position == 'reset'
+    self._task_name = self._arguments['task']
+    self._split = self._arguments['split']
     self._fixed = num_shards
     if num_shards is not None:
       self._check_divides(num_shards)
@@ -109,7 +113,9 @@ class BatchIterator:
     self._open_if_new()
     parts = []
     for index, stream in self._streams.items():
-      batch, own = next(stream), self._own[index]
+      with reading.naming_errors(self._task_name, self._split):
+        batch = next(stream)
+      own = self._own[index]
       parts.append({name: x.numpy()[own] for name, x in batch.items()})
     return {
       name: np.concatenate([part[name] for part in parts]) for name in parts[0]

@@ -9,11 +9,15 @@ said at once, with the command that ends it.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from gqa_flax.data import catalogue
+
+# Of a cached task: what we add to seqio's files, and in it their bytes.
+CACHE_RECORD = 'gqa_flax.json'
+CACHE_SIZES = 'sizes'
 
 
 class MissingDataError(FileNotFoundError):
@@ -79,9 +83,19 @@ class OnDisk:
 
 
 def data_dir(chosen: str | os.PathLike | None = None) -> epath.Path:
-  """Returns where data sets lie: as chosen, else TFDS_DATA_DIR, else TFDS's."""
+  """Returns where data sets lie: as chosen, else TFDS_DATA_DIR, else TFDS's.
+
+  Raises:
+    NotADirectoryError: it is a file.
+  """
   default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return epath.Path(chosen or default).expanduser()
+  folder = epath.Path(chosen or default).expanduser()
+  if folder.exists() and not folder.is_dir():
+    raise NotADirectoryError(
+      f'The data sets cannot be in {folder}, which is a file: give a folder as '
+      '--tfds_data_dir, or in TFDS_DATA_DIR.'
+    )
+  return folder
 
 
 def manual_dir(data_dir_: str | os.PathLike | None = None) -> epath.Path:
@@ -99,6 +113,64 @@ def is_cached(
 ) -> bool:
   """Whether a complete cache of a task is in `cache_dir`."""
   return (cache_dir(data_dir_) / task_name / 'COMPLETED').exists()
+
+
+def require_cache(
+  task_name: str,
+  folders: Sequence[str] = (),
+  data_dir_: str | os.PathLike | None = None,
+) -> epath.Path:
+  """Returns the folder of a task's cache, if it is whole.
+
+  Args:
+    task_name: of the task.
+    folders: where to look, besides `cache_dir`.
+    data_dir_: see `data_dir`.
+
+  Raises:
+    MissingDataError: there is none, or only a part of one.
+  """
+  roots = [epath.Path(f) for f in folders]
+  roots += [r for r in [cache_dir(data_dir_)] if r not in roots]
+  # As seqio names it, whose names of tasks may have a version.
+  paths = [root / task_name.replace(':', '/') for root in roots]
+  found = next((p for p in paths if (p / 'COMPLETED').exists()), None)
+  remedy = (
+    f'write the cache with `gqa-flax data prepare {task_name} --cache`, say '
+    'with --seqio_additional_cache_dirs where it is, or set USE_CACHED_TASKS '
+    'to False.'
+  )
+  if found is None:
+    searched = ', '.join(map(str, roots))
+    raise MissingDataError(
+      f'Task {task_name!r} is not cached in {searched}: {remedy}'
+    )
+  if damaged := _damaged_in_cache(found):
+    raise MissingDataError(
+      f'Of the files of the cache {found}, {len(damaged)} are missing or cut, '
+      f'such as {damaged[0]}: remove that folder, and {remedy}'
+    )
+  return found
+
+
+def _damaged_in_cache(folder: epath.Path) -> list[str]:
+  """Returns the files of records that are not there or not as written."""
+  wanted = []
+  for info in sorted(folder.glob('info.*.json')):
+    split = info.name.split('.')[1]
+    number = json.loads(info.read_text())['num_shards']
+    wanted += [f'{split}.tfrecord-{i:05}-of-{number:05}' for i in range(number)]
+  record = folder / CACHE_RECORD  # seqio alone writes none
+  sizes = json.loads(record.read_text()) if record.exists() else {}
+  sizes = sizes.get(CACHE_SIZES, {})
+
+  def is_whole(name):
+    path = folder / name
+    return path.exists() and path.stat().length == sizes.get(
+      name, path.stat().length
+    )
+
+  return [x for x in wanted or ['info.train.json'] if not is_whole(x)]
 
 
 def find(tfds_name: str, data_dir_: str | os.PathLike | None = None) -> OnDisk:

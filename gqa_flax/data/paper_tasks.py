@@ -9,6 +9,8 @@ The texts are T5's: a prefix that names the task, then the document ("summarize:
 ...", "translate English to German: ..."), in the case and with the new lines
 that the data set has; T5's vocabulary reads a new line as a space. Spaces at
 both ends are stripped (arXiv's abstracts begin with one).
+
+An example without a document or a target is skipped; see `skipping`.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from gqa_flax.data.skipping import Needs, keep_usable
 from gqa_flax.data.sources import Preprocessor, TaskSpec, TfdsSource
 from gqa_flax.data.span_corruption import span_corruption
 
@@ -60,15 +63,24 @@ def multi_news(
     separator: what stands between two articles, as in the data set by default.
   """
 
+  def documents(example, separator):
+    found = tf.strings.split(example['document'], '|||||')
+    return tf.strings.reduce_join(found, separator=separator)
+
   def to_text(example):
-    documents = tf.strings.split(example['document'], '|||||')
-    document = tf.strings.reduce_join(documents, separator=separator)
-    return _texts(prefix, document, example['summary'])
+    return _texts(prefix, documents(example, separator), example['summary'])
+
+  def needs(example):
+    return {
+      'document': documents(example, ' '),
+      'summary': example['summary'],
+    }
 
   return _from_tfds(
     'multi_news',
     tfds_name,
     to_text,
+    needs,
     metric='rouge',
     choices={'prefix': prefix, 'separator': separator},
   )
@@ -81,8 +93,9 @@ def media_sum(
 ) -> TaskSpec:
   """MediaSum: the transcript of an interview to its summary.
 
-  The transcript is 'speaker: utterance', joined by spaces. The split that TFDS
-  calls 'val' is our 'validation'.
+  The transcript is 'speaker: utterance', joined by spaces. An utterance beyond
+  the speakers, or whose speaker's name is empty, stands alone. The split that
+  TFDS calls 'val' is our 'validation'.
 
   Args:
     tfds_name: see `_from_tfds`.
@@ -93,15 +106,26 @@ def media_sum(
   def to_text(example):
     turns = example['utt']
     if speakers:
-      turns = tf.strings.join([example['speaker'], turns], separator=': ')
+      # The data set promises no speaker for every utterance, nor the reverse.
+      names = example['speaker'][: tf.size(turns)]
+      names = tf.pad(names, [[0, tf.size(turns) - tf.size(names)]])
+      labels = tf.strings.join([names, ': '])
+      turns = tf.strings.join([tf.where(names == '', '', labels), turns])
     transcript = tf.strings.reduce_join(turns, separator=' ')
     return _texts(prefix, transcript, example['summary'])
+
+  def needs(example):
+    return {
+      'utterance': tf.strings.reduce_join(example['utt']),
+      'summary': example['summary'],
+    }
 
   splits = {'train': 'train', 'validation': 'val', 'test': 'test'}
   return _from_tfds(
     'media_sum',
     tfds_name,
     to_text,
+    needs,
     metric='rouge',
     choices={'prefix': prefix, 'speakers': speakers},
     splits=splits,
@@ -124,7 +148,12 @@ def wmt14_en_de(
     return _texts(prefix, example['en'], example['de'])
 
   return _from_tfds(
-    'wmt14_en_de', tfds_name, to_text, metric='bleu', choices={'prefix': prefix}
+    'wmt14_en_de',
+    tfds_name,
+    to_text,
+    needs=lambda example: {name: example[name] for name in ('en', 'de')},
+    metric='bleu',
+    choices={'prefix': prefix},
   )
 
 
@@ -138,8 +167,9 @@ def trivia_qa(
   """TriviaQA: 'question: ... context: ...' to the answer, with the evidence.
 
   The context is what was found for the question, page after page as 'title
-  text'; what does not fit is cut at its end. The target is the answer's value;
-  predictions are scored against all its aliases (feature 'answers'). The test
+  text'; what does not fit is cut at its end. The target is the answer's value,
+  or where there is none its first alias; predictions are scored against the
+  value and all aliases (feature 'answers'). The test
   split is left out, for its answers were never published.
 
   Args:
@@ -149,7 +179,7 @@ def trivia_qa(
       'both', Wikipedia first.
     lowercase: whether inputs and targets are lower-cased.
     drop_without_evidence: whether questions for which there is no evidence are
-      left out; else their context is empty.
+      skipped; else their context is empty.
 
   Raises:
     ValueError: there is no such evidence.
@@ -176,28 +206,39 @@ def trivia_qa(
       axis=0,
     )
 
+  def answers(example):
+    """Returns [number] strings, the value first, which is often an alias."""
+    answer = example['answer']
+    found = tf.concat([[answer['value']], answer['aliases']], axis=0)
+    unknown = (tf.strings.strip(found) == '') | (found == '<unk>')  # TFDS's
+    return tf.unique(tf.boolean_mask(found, ~unknown)).y
+
   def to_text(example):
     context = tf.strings.reduce_join(pages(example), separator=' ')
     inputs = tf.strings.join([example['question'], ' context: ', context])
-    texts = _texts(prefix, inputs, example['answer']['value'])
+    accepted = answers(example)
+    texts = _texts(prefix, inputs, accepted[0])
     if lowercase:
       texts = {
         name: tf.strings.lower(text, encoding='utf-8')
         for name, text in texts.items()
       }
-    # The value is an alias, too, but for a few questions.
-    answers = tf.concat(
-      [[example['answer']['value']], example['answer']['aliases']], axis=0
-    )
-    return {**texts, 'answers': tf.unique(answers).y}
+    return {**texts, 'answers': accepted}
 
-  def filter_evidence(dataset):
-    return dataset.filter(lambda example: tf.size(pages(example)) > 0)
+  def needs(example):
+    texts = {
+      'question': example['question'],
+      'answer': tf.strings.reduce_join(answers(example)),
+    }
+    if drop_without_evidence:
+      texts['evidence'] = tf.strings.reduce_join(pages(example))
+    return texts
 
   return _from_tfds(
     'trivia_qa',
     tfds_name,
     to_text,
+    needs,
     metric='trivia_qa',
     choices={
       'prefix': prefix,
@@ -206,7 +247,6 @@ def trivia_qa(
       'drop_without_evidence': drop_without_evidence,
     },
     splits={name: name for name in ('train', 'validation')},
-    before=(filter_evidence,) if drop_without_evidence else (),
   )
 
 
@@ -224,6 +264,7 @@ def c4_span_corruption(tfds_name: str = 'c4/en:3.1.0') -> TaskSpec:
     'c4_span_corruption',
     tfds_name,
     to_text,
+    needs=lambda example: {'text': example['text']},
     metric=None,
     choices={},
     splits={name: name for name in ('train', 'validation')},
@@ -240,7 +281,12 @@ def _summarization(
     return _texts(prefix, example[document], example[summary])
 
   return _from_tfds(
-    task_name, tfds_name, to_text, metric='rouge', choices={'prefix': prefix}
+    task_name,
+    tfds_name,
+    to_text,
+    needs=lambda example: {name: example[name] for name in (document, summary)},
+    metric='rouge',
+    choices={'prefix': prefix},
   )
 
 
@@ -248,11 +294,11 @@ def _from_tfds(
   task_name: str,
   tfds_name: str,
   to_text: Callable,
+  needs: Needs,
   *,
   metric: str | None,
   choices: Mapping[str, Any],
   splits: Mapping[str, str] = _SPLITS,
-  before: tuple[Preprocessor, ...] = (),
   after: tuple[Preprocessor, ...] = (),
 ) -> TaskSpec:
   """Returns a task on a data set of TFDS.
@@ -261,21 +307,35 @@ def _from_tfds(
     task_name: its name, for errors.
     tfds_name: the data set: builder, configuration and version.
     to_text: from TFDS's example to the strings 'inputs' and 'targets'.
+    needs: what an example must have; see `skipping.keep_usable`.
     metric: see `TaskSpec`.
     choices: see `TaskSpec`; the data set is added.
     splits: from our names of the splits to TFDS's.
-    before: preprocessors before `to_text`.
     after: preprocessors of token ids, behind what may be cached.
   """
 
-  def map_to_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return dataset.map(to_text, num_parallel_calls=tf.data.AUTOTUNE)
+  def read_fields(function):
+    @tf.autograph.experimental.do_not_convert
+    def read(example):
+      try:
+        return function(example)
+      except KeyError as error:
+        there = ', '.join(name for name in example if name != 'tfds_id')
+        raise ValueError(
+          f'The data set {tfds_name} has no field {error}, which task '
+          f'{task_name!r} reads; it has {there}: check TFDS_NAME.'
+        ) from None
+
+    return read
+
+  def to_texts(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    usable = keep_usable(dataset, read_fields(needs), task_name)
+    return usable.map(read_fields(to_text), num_parallel_calls=tf.data.AUTOTUNE)
 
   return TaskSpec(
     source=lambda: TfdsSource(tfds_name, task_name, splits),
     preprocessors=(
-      *before,
-      map_to_text,
+      to_texts,
       seqio.preprocessors.tokenize,
       seqio.CacheDatasetPlaceholder(),
       *after,

@@ -1,7 +1,9 @@
 """From a seqio task to a dataset of tokenized examples."""
 
 import contextlib
-from collections.abc import Mapping
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sized
 from typing import TypeAlias
 
 import seqio
@@ -10,6 +12,11 @@ import tensorflow as tf
 from gqa_flax.data import caching
 
 TaskOrMixture: TypeAlias = seqio.Task | seqio.Mixture
+
+
+class NoExamplesError(ValueError):
+  """A split, or a part of it, has no example that can be used."""
+
 
 # Evaluation draws the same spans every time.
 EVALUATION_SEED = 42
@@ -77,17 +84,53 @@ def dataset(
   examples = read(shuffle, num_epochs)
   # Repeating for ever examples of which none is left would hang.
   once = examples if num_epochs else read(shuffle=False, num_epochs=1)
-  if not any(True for _ in once.take(1)):
+  in_order = not (shuffle and num_epochs)
+  with naming_errors(task.name, split, () if in_order else None):
+    is_empty = not any(True for _ in once.take(1))
+  if is_empty:
     part = (
       f'shard {shard_info.index} of {shard_info.num_shards} of '
       if shard_info
       else ''
     )
-    raise ValueError(
+    raise NoExamplesError(
       f'Task {task.name!r} has no examples in {part}its split {split!r}: '
       'use another split, or fewer shards than it has examples.'
     )
   return examples.take(-1 if num_examples is None else num_examples)
+
+
+@contextlib.contextmanager
+def naming_errors(
+  task_name: str, split: str, before: Sized | None = None
+) -> Iterator[None]:
+  """Says of which task and split an example cannot be read.
+
+  TensorFlow itself names the operation that failed, and no data.
+
+  Args:
+    task_name: of the task.
+    split: of the split.
+    before: what was read so far, in the split's own order; None if unknown.
+
+  Raises:
+    ValueError: TensorFlow could not read or process an example.
+  """
+  try:
+    yield
+  except tf.errors.OpError as error:
+    # Nodes of the graph stand in {{...}} and [[{{...}}]].
+    reason = re.sub(r'\[\[.*|\{\{.*?\}\}', '', error.message, flags=re.S)
+    reason = textwrap.shorten(reason, 300, placeholder=' ...')
+    where = (
+      f"find it with `gqa-flax data check {task_name} --all --split='{split}'`."
+      if before is None
+      else f'it comes after the first {len(before):,} that can be used.'
+    )
+    raise ValueError(
+      f'An example of task {task_name!r} in its split {split!r} cannot be '
+      f'read: {reason.removesuffix(".")}; {where}'
+    ) from error
 
 
 def options() -> tf.data.Options:
@@ -98,9 +141,11 @@ def options() -> tf.data.Options:
 
 
 def _require_caches(task: TaskOrMixture) -> None:
-  for part in task.tasks if isinstance(task, seqio.Mixture) else [task]:
-    if part.supports_caching:  # seqio reads the others from their source
-      caching.require(part)
+  parts = task.tasks if isinstance(task, seqio.Mixture) else [task]
+  cacheable = [part for part in parts if part.supports_caching]
+  # Of a mixture seqio reads the others from their source.
+  for part in cacheable or parts:
+    caching.require(part)
 
 
 def _keep_off_gpus() -> None:

@@ -59,6 +59,34 @@ def cache_table(folder, statistics: Mapping[str, Mapping[str, int]]) -> str:
   return f'cache     {folder}\n{_table(rows, right=right)}'
 
 
+def survey_table(surveys: Sequence[Any], lengths: Mapping[str, int]) -> str:
+  """Returns what whole splits hold, and which examples of them are skipped.
+
+  Args:
+    surveys: from `examples.survey`.
+    lengths: to how many tokens inputs and targets are cut.
+  """
+  header = ['split', 'examples', 'skipped']
+  for name in ('inputs', 'targets'):
+    header += [f'longest {name}', f'over {lengths[name]:,}']
+  rows = [header]
+  notes = []
+  for survey in surveys:
+    sizes = [survey.num_examples, len(survey.skipped)]
+    for name in ('inputs', 'targets'):
+      found = survey.lengths[name]
+      sizes += [max(found, default=0), sum(n > lengths[name] for n in found)]
+    rows.append([survey.split, *(f'{size:,}' for size in sizes)])
+    for lacking in dict.fromkeys(survey.skipped.values()):
+      ids = [where for where, name in survey.skipped.items() if name == lacking]
+      more = f' and {len(ids) - 3:,} more' if len(ids) > 3 else ''
+      notes.append(
+        f'{survey.split}: {len(ids):,} skipped that have no {lacking}: '
+        f'{", ".join(ids[:3])}{more}'
+      )
+  return '\n'.join([_table(rows, right=range(1, len(header))), *notes])
+
+
 def example(
   task, tokens: Mapping[str, Any], lengths: Mapping[str, int], in_color: bool
 ) -> str:

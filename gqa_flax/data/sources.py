@@ -67,7 +67,16 @@ class TextSource(seqio.DataSource):
   def get_dataset(
     self, split='train', shuffle=True, seed=None, shard_info=None, **unused
   ) -> tf.data.Dataset:
-    """Returns a dataset of strings; see seqio.DataSource."""
+    """Returns a dataset of strings; see seqio.DataSource.
+
+    Raises:
+      ValueError: the split is none of the source's, such as a part of one.
+    """
+    if split not in self.splits:
+      raise ValueError(
+        f'There is no split {split!r}, but {", ".join(self.splits)}; parts and '
+        'sums of splits are for data sets of TFDS.'
+      )
     columns = {
       name: column if tf.is_tensor(column) else tf.constant(column, tf.string)
       for name, column in self._rows(split).items()
@@ -86,15 +95,15 @@ class TextSource(seqio.DataSource):
 
 
 class _Loader(seqio.utils.LazyTfdsLoader):
-  """seqio's loader, without a copy in memory.
+  """seqio's loader, without a copy in memory and with ids.
 
-  TFDS keeps one of data sets under 250 MB, and every saved position of an
-  iterator would hold it.
+  TFDS keeps a copy of data sets under 250 MB, and every saved position of an
+  iterator would hold it. An id, in 'tfds_id', names file and place.
   """
 
   @property
   def read_config(self) -> tfds.ReadConfig:
-    return tfds.ReadConfig(try_autocache=False)
+    return tfds.ReadConfig(try_autocache=False, add_tfds_id=True)
 
 
 class TfdsSource(seqio.TfdsDataSource):

@@ -12,6 +12,8 @@ import urllib.request
 
 import seqio
 from etils import epath
+from google.protobuf.message import DecodeError
+from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from gqa_flax.config import EOS_ID, PAD_ID
 from gqa_flax.data import user_cache
@@ -22,6 +24,7 @@ T5_URL = (
 )
 T5_SHA256 = 'd60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86'
 EXTRA_IDS = 100
+_T5_IDS = (0, 1, 2)  # padding, EOS, unknown
 
 
 def sentencepiece(
@@ -40,6 +43,7 @@ def sentencepiece(
 
   Raises:
     FileNotFoundError: there is no such file.
+    ValueError: it is no SentencePiece model, or not one of T5's kind.
     ConnectionError: T5's vocabulary could not be fetched.
   """
   if file is None:
@@ -52,6 +56,7 @@ def sentencepiece(
       f'There is no SentencePiece model {file}; check VOCABULARY_FILE, or '
       "leave it None for T5's own."
     )
+  _check(epath.Path(file))
   return seqio.SentencePieceVocabulary(file, extra_ids=extra_ids)
 
 
@@ -81,6 +86,34 @@ def check_ids(vocabulary: seqio.Vocabulary, where: str):
       f'sequences with {EOS_ID}, as T5 does; give one with these ids (of '
       f'SentencePiece: --pad_id={PAD_ID} --eos_id={EOS_ID} --unk_id=2 '
       '--bos_id=-1).'
+    )
+
+
+def _check(path: epath.Path):
+  """Sees that a file is a whole model with T5's special ids."""
+  remedy = "give another VOCABULARY_FILE, or leave it None for T5's own."
+  if path.is_dir():
+    raise ValueError(f'{path} is a folder, not a SentencePiece model: {remedy}')
+  content = path.read_bytes()
+  proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+  try:
+    proto.ParseFromString(content)
+    # Pieces come first: a file that is cut between two of them parses.
+    is_whole = proto.HasField('trainer_spec')
+    model = SentencePieceProcessor(model_proto=content) if is_whole else None
+  except (DecodeError, RuntimeError):
+    model = None
+  if model is None:
+    raise ValueError(
+      f'{path} ({len(content)} bytes) is no SentencePiece model, or a part of '
+      f'one: {remedy}'
+    )
+  ids = (model.pad_id(), model.eos_id(), model.unk_id())
+  if ids != _T5_IDS:
+    raise ValueError(
+      f'{path} has the ids {ids} for padding, EOS and unknown; T5 has '
+      f'{_T5_IDS}: train it with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1, '
+      f'or {remedy}'
     )
 
 

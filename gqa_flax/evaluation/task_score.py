@@ -1,5 +1,6 @@
 """Decodes a split and scores it."""
 
+import collections
 import functools
 import hashlib
 import json
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gqa_flax.config import check_integer
-from gqa_flax.data import reading, tasks, vocabulary
+from gqa_flax.data import reading, skipping, tasks, vocabulary
 from gqa_flax.data.examples import read_examples
 from gqa_flax.evaluation import bootstrap, decoding, metrics, predictions
 from gqa_flax.evaluation.partial import Partial
@@ -27,6 +28,9 @@ class TaskScore:
   A task registered with seqio that names none of `evaluation.metrics` is
   scored by its own `metric_fns` on what its `postprocess_fn` makes of the
   texts; then there are no scores of single examples, and no intervals.
+
+  Examples that the task cannot use are no part of the scores; the record of a
+  whole split says how many there were, and what they lack.
 
   Attributes:
     split: as given.
@@ -93,8 +97,13 @@ class TaskScore:
     self._limits = dict(sequence_length)
     self._batch_size = batch_size
     self._decode = decode
-    self._examples = read_examples(
-      task, split, sequence_length['inputs'], num_examples, use_cached
+    with skipping.collected() as skipped:
+      self._examples = read_examples(
+        task, split, sequence_length['inputs'], num_examples, use_cached
+      )
+    # Of some of the examples only, what was read ahead would count.
+    self._skipped = collections.Counter(
+      skipped.values() if num_examples is None else ()
     )
     if self._metric_name is not None:
       self._warn_of_unmeasured()
@@ -183,6 +192,7 @@ class TaskScore:
       'split': self.split,
       'metric': self._metric_name,
       'num_examples': len(self._examples),
+      **({'skipped': dict(self._skipped)} if self._skipped else {}),
       'intervals': self.intervals,
       'bootstrap': {
         'confidence': bootstrap.CONFIDENCE,

@@ -196,6 +196,42 @@ def test_a_cache_that_others_made_is_read(task, cache, tmp_path):
   assert read_examples(task, 'train', 64, use_cached=True)
 
 
+@pytest.mark.parametrize('damage', ['gone', 'cut', 'no info'])
+def test_a_cache_that_is_half_there_is_refused(task, cache, tmp_path, damage):
+  import shutil
+
+  shutil.copytree(cache, tmp_path / 'half')
+  folder = tmp_path / 'half' / 'trivia_qa'
+  name = 'validation.tfrecord-00001-of-00003'
+  if damage == 'gone':
+    (folder / name).unlink()
+  elif damage == 'cut':
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+  else:
+    name = 'info.train.json'
+    for path in folder.glob('info.*.json'):
+      path.unlink()
+  caching.add_folders([str(tmp_path / 'half')])
+  with pytest.raises(on_disk.MissingDataError) as error:
+    read_examples(task, 'train', 64, use_cached=True)
+  assert str(error.value) == (
+    f'Of the files of the cache {folder}, 1 are missing or cut, such as '
+    f'{name}: remove that folder, and write the cache with `gqa-flax data '
+    'prepare trivia_qa --cache`, say with --seqio_additional_cache_dirs where '
+    'it is, or set USE_CACHED_TASKS to False.'
+  )
+
+
+def test_a_task_that_cannot_be_cached_has_no_cache_to_be_used():
+  task = tasks.get_task('wikipedia_summarization', VOCABULARY)
+  with pytest.raises(
+    ValueError,
+    match="'wikipedia_summarization' cannot be cached, as it has no CacheDat.*"
+    'set USE_CACHED_TASKS to False',
+  ):
+    batches.train_batches(task, LENGTHS, 2, seed=1, use_cached=True)
+
+
 def test_an_unfinished_cache_is_none(task, cache, tmp_path):
   import shutil
 

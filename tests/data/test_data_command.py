@@ -189,9 +189,92 @@ def test_data_that_a_binding_names_is_looked_for(capsys, tmp_path):
   direct = argv[:-1] + ['--gin_file=nowhere.gin']
   direct += ['--gin.paper_tasks.wmt14_en_de.tfds_name=other:1.0.0']
   assert cli.main([*direct, f'--tfds_data_dir={tmp_path}']) == 2
-  # A cache does without.
+  # A cache does without, where there is one.
   argv += ['--gin.USE_CACHED_TASKS=True', '--gin_file=nowhere.gin']
-  assert cli.main([*argv, f'--tfds_data_dir={tmp_path}']) == 2
+  argv += [f'--tfds_data_dir={tmp_path}']
+  assert cli.main(argv) == 1
+  assert (
+    f"Task 'wmt14_en_de' is not cached in {tmp_path}/cached_tasks: write the "
+    'cache with `gqa-flax data prepare wmt14_en_de --cache`, say with '
+  ) in capsys.readouterr().err
+  cache = tmp_path / 'elsewhere' / 'wmt14_en_de'
+  cache.mkdir(parents=True)
+  (cache / 'COMPLETED').write_text('')
+  (cache / 'info.train.json').write_text('{"num_shards": 1}')
+  argv += [f'--seqio_additional_cache_dirs={cache.parent}']
+  assert cli.main(argv) == 1
+  assert 'such as train.tfrecord-00000-of-00001: rem' in capsys.readouterr().err
+  (cache / 'train.tfrecord-00000-of-00001').write_text('')
+  assert cli.main(argv) == 2
+  assert 'nowhere.gin cannot be read' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('argv', 'message'),
+  [
+    (
+      ['list', '--tfds_data_dir=FILE'],
+      'The data sets cannot be in FILE, which',
+    ),
+    (
+      ['check', 'arxiv', '--tfds_data_dir=FILE'],
+      'The data sets cannot be in FILE, which is a file: give a folder as --t',
+    ),
+    (
+      ['prepare', 'arxiv', '--tfds_data_dir=FILE'],
+      'The data sets cannot be in FILE, which is a file: give a folder as --t',
+    ),
+    (
+      ['check', 'media_sum', '--manual_dir=FILE'],
+      '--manual_dir=FILE is a file; give a folder.',
+    ),
+    (
+      ['prepare', 'media_sum', '--manual_dir=FILE'],
+      '--manual_dir=FILE is a file; give a folder.',
+    ),
+    (
+      ['prepare', 'arxiv', '--cache', '--cache_dir=FILE'],
+      '--cache_dir=FILE is a file; give a folder.',
+    ),
+    (
+      ['prepare', 'arxiv', '--cache', '--min_shards=0'],
+      '--min_shards=0: a split is in 1 file at least.',
+    ),
+    (
+      ['prepare', 'arxiv', '--min_shards=4'],
+      '--min_shards is about a cache: give --cache with it, or leave it out.',
+    ),
+    (
+      ['prepare', 'arxiv', '--overwrite'],
+      '--overwrite is about a cache: give --cache with it, or leave it out.',
+    ),
+    (
+      ['prepare', 'arxiv', '--pipeline_options=garbage'],
+      "--pipeline_options: 'garbage' is none of Beam's options, which begin w",
+    ),
+    (
+      ['prepare', 'arxiv', '--pipeline_options=--,--runner=x'],
+      "--pipeline_options: '--' is none of Beam's options, which begin with -",
+    ),
+  ],
+)
+def test_options_that_cannot_be_are_refused(capsys, tmp_path, argv, message):
+  file = tmp_path / 'file'
+  file.write_text('')
+  status, out, err = run(capsys, *(a.replace('FILE', str(file)) for a in argv))
+  assert status != 0 and out == ''
+  assert err.startswith(f'gqa-flax data: {message.replace("FILE", str(file))}')
+  assert err.count('\n') == 1
+  assert [*tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize('split', ['nope', 'train[:2]', 'train+validation'])
+def test_a_split_that_a_task_has_not_is_said(capsys, split):
+  argv = ['check', 'wikipedia_summarization', f'--split={split}']
+  status, _, err = run(capsys, *argv)
+  assert status == 1
+  assert f'no split {split!r}' in err and 'train, validation, test' in err
+  assert err.count('\n') == 1
 
 
 def test_prepare_writes_a_data_set_once(

@@ -219,6 +219,88 @@ def test_what_is_bad_is_named_by_file_and_line(tmp_path, name, text, message):
   assert str(error.value) == message.replace('{path}', str(path))
 
 
+@pytest.mark.parametrize(
+  ('name', 'content', 'place', 'message'),
+  [
+    (
+      'a.jsonl',
+      b'{"n": "\\ud83d\\ude00"}\n{"n": ["x", "\\ud800"]}\n',
+      'line 2',
+      ": 'n' has '\\ud800', half of a surrogate pair, which is no character: "
+      'write the pair, or leave it out.',
+    ),
+    (
+      'a.jsonl',
+      b'{"n": "x"}\n' + b'{"n": ' + b'[' * 100_000,
+      'line 2',
+      ' is nested too deep: write one flat object a line.',
+    ),
+    (
+      'a.jsonl',
+      b'{"n": "x"}\n{"n": "y", "m": 1, "n": "z"}\n',
+      'line 2',
+      " is not JSON (an object has the key 'n' twice): write one object a "
+      'line.',
+    ),
+    (
+      'a.jsonl',
+      b'{"n": "x"}\n\0\0\0\0',
+      'line 2',
+      ' is not JSON (Expecting value: line 1 column 1 (char 0)): write one '
+      'object a line.',
+    ),
+    (
+      'a.csv',
+      b'n,m\nx,1\n\0\0\0\0\n',
+      'line 3',
+      ' has a NUL byte, which is no text: convert the file to UTF-8, or write '
+      'it anew if it is damaged.',
+    ),
+  ],
+)
+def test_what_json_and_csv_let_pass_is_named_by_file_and_line(
+  tmp_path, name, content, place, message
+):
+  path = tmp_path / name
+  path.write_bytes(content)
+  with pytest.raises(FilesError) as error:
+    read(str(path))
+  assert str(error.value) == f'{path}, {place}{message}'
+
+
+def test_half_a_surrogate_pair_in_another_column_is_no_matter(tmp_path):
+  path = tmp_path / 'a.jsonl'
+  path.write_bytes(b'{"n": "\\ud83d\\ude00", "m": "\\ud800"}\n')
+  assert read(str(path)) == [('😀',)]
+
+
+def test_a_row_of_parquet_that_is_not_utf8_is_named(tmp_path):
+  path = tmp_path / 'a.parquet'
+  binary = pa.array([b'x'] * 1500 + [b'\xff\xfe', b'z'], pa.binary())
+  texts = pa.StringArray.from_buffers(len(binary), *binary.buffers()[1:])
+  parquet.write_table(pa.table({'n': texts}), path)
+  with pytest.raises(FilesError) as error:
+    read(str(path))
+  assert str(error.value) == (
+    f"{path}, row 1501 is not UTF-8 ('utf-8' codec can't decode byte 0xff in "
+    'position 0: invalid start byte): convert the file.'
+  )
+
+
+@pytest.mark.parametrize('cut', [4, 50])
+def test_a_compressed_file_that_is_cut_is_named_among_others(tmp_path, cut):
+  lines = ''.join(f'{{"n": {n * n}}}\n' for n in range(1000)).encode()
+  whole = gzip.compress(lines)
+  (tmp_path / 'a.jsonl.gz').write_bytes(whole)
+  (tmp_path / 'b.jsonl.gz').write_bytes(whole[:-cut])
+  with pytest.raises(FilesError) as error:
+    read(f'{tmp_path}/*.jsonl.gz')
+  assert str(error.value) == (
+    f'Cannot read {tmp_path}/b.jsonl.gz: Truncated compressed stream; check '
+    'that it is whole and readable.'
+  )
+
+
 def test_rows_of_parquet_are_counted_through(tmp_path):
   path = tmp_path / 'a.parquet'
   write_parquet(path, [{'n': str(n)} for n in range(1, 3001)])

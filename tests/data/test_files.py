@@ -312,6 +312,8 @@ def test_arguments_that_do_not_go_together_are_refused():
   [
     ('null', 'null: fill it in, or leave the row out.'),
     ('NaN', 'null: fill it in, or leave the row out.'),
+    ('Infinity', 'inf: fill in a number, or leave the row out.'),
+    ('-Infinity', '-inf: fill in a number, or leave the row out.'),
     ('["x"]', 'a list: make it a text or a number.'),
     ('{"x": 1}', 'a dict: make it a text or a number.'),
   ],

@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 import sentencepiece
 import seqio
+from sentencepiece import sentencepiece_model_pb2
 
 from gqa_flax.data import tasks, vocabulary
 from gqa_flax.evaluation import evaluate
@@ -78,6 +79,61 @@ def test_a_file_is_read(model, tmp_path):
     vocabulary.sentencepiece(str(path))
   path.write_bytes(model)
   assert vocabulary.sentencepiece(str(path), extra_ids=5).vocab_size == 26
+
+
+def cut_between_pieces(model):
+  proto = sentencepiece_model_pb2.ModelProto()
+  proto.ParseFromString(model)
+  whole = sentencepiece_model_pb2.ModelProto()
+  whole.pieces.extend(proto.pieces[:10])
+  return whole.SerializeToString()
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda model: b'one two\nthree\n',
+    lambda model: b'',
+    lambda model: model[:-1],
+    lambda model: model[: len(model) // 2],
+    cut_between_pieces,
+  ],
+)
+def test_what_is_no_whole_model_is_named(model, tmp_path, damage, capfd):
+  path = tmp_path / 'pieces.model'
+  content = damage(model)
+  path.write_bytes(content)
+  with pytest.raises(ValueError) as error:
+    vocabulary.sentencepiece(str(path))
+  assert str(error.value) == (
+    f'{path} ({len(content)} bytes) is no SentencePiece model, or a part of '
+    "one: give another VOCABULARY_FILE, or leave it None for T5's own."
+  )
+  assert capfd.readouterr().err == ''
+
+
+def test_a_folder_is_no_model(tmp_path):
+  with pytest.raises(ValueError, match=f'{tmp_path} is a folder, not a Sent'):
+    vocabulary.sentencepiece(str(tmp_path))
+
+
+def test_a_model_with_other_special_ids_is_refused(tmp_path):
+  """As SentencePiece numbers them by default: EOS would be T5's unknown."""
+  file = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(['one two three four', 'five six seven'] * 10),
+    model_writer=file,
+    vocab_size=21,
+    minloglevel=2,
+  )
+  path = tmp_path / 'pieces.model'
+  path.write_bytes(file.getvalue())
+  with pytest.raises(
+    ValueError,
+    match=r'has the ids \(-1, 2, 0\) for padding, EOS and unknown; T5 has '
+    r'\(0, 1, 2\): train it with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1',
+  ):
+    vocabulary.sentencepiece(str(path))
 
 
 def test_fingerprints_tell_vocabularies_apart(model, tmp_path):

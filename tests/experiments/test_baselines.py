@@ -95,7 +95,8 @@ def test_report_says_what_held_and_what_did_not(tmp_path):
         **{'test/rouge1': score},
       )
     )
-  prediction = {'inputs': 'i', 'target': 't', 'prediction': 'p'}
+  # A line of the file does not end at a line separator.
+  prediction = {'inputs': 'i\u2028i', 'target': 't', 'prediction': 'p'}
   predictions = {'MHA': [prediction], 'MQA, mean': [prediction]}
   quickstart_report.write(tmp_path, records, predictions)
   report = (tmp_path / 'report.md').read_text()

@@ -56,6 +56,26 @@ def test_a_plot_that_is_missing_is_named(results, tmp_path, capsys):
   assert not output.exists()
 
 
+@pytest.mark.parametrize('output', ['figure4', 'nowhere/all.html'])
+def test_a_page_that_cannot_be_written_is_refused_first(
+  results, capsys, output, monkeypatch
+):
+  def refuse(*args):
+    raise AssertionError('the page is made in vain')
+
+  monkeypatch.setattr(page, 'build', refuse)
+  before = sorted(results.rglob('*'))
+  argv = ['report', f'--results={results}', f'--output={results}/{output}']
+  assert cli.main(argv) == 2
+  found = capsys.readouterr()
+  assert found.out == ''
+  assert found.err.startswith(
+    f"gqa-flax report: --output: '{results}/{output}' cannot be written ("
+  )
+  assert found.err.count('\n') == 1
+  assert sorted(results.rglob('*')) == before
+
+
 def test_no_reports_are_said(tmp_path):
   with pytest.raises(FileNotFoundError, match='There are no reports in'):
     page.build(tmp_path)

@@ -48,6 +48,18 @@ ODD = [
     },
     {},
   ),
+  (  # As in the sample with which TFDS tests its builder.
+    {
+      'id': 'CNN-odd-4',
+      'program': 'Three and Two',
+      'date': '2031-03-01',
+      'url': 'https://radio.example/4',
+      'summary': 'A speaker is missing.',
+      'utt': ['One.', 'Two.', 'Three.'],
+      'speaker': ['FIRST', 'SECOND'],
+    },
+    {},
+  ),
 ]
 
 
