@@ -1,0 +1,344 @@
+"""Bad inputs: a valid command line, one thing made wrong, and what is said.
+
+A case is a tuple: the name of a command line in `COMMANDS`, what changes in it
+(an argument to add, or a list of them; `!--flag` removes those that start so),
+and fragments that the error must have. `$name` stands for a path of `World`, or
+`$tmp` for a folder of the case's own, in which it runs. The fixture `refused`
+runs a case and checks the error; what it refuses is listed in `_complaints`.
+"""
+
+import hashlib
+import io
+import json
+import pathlib
+import re
+import socket
+import string
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from gqa_flax import cli
+from gqa_flax.checkpoints import formats
+from gqa_flax.checkpoints.architecture import parameter_shapes
+from gqa_flax.config import T5Config
+from gqa_flax.evaluation import metrics, predictions
+
+ROOT = pathlib.Path(__file__).parents[2]
+RUNS = '--gin_file=gin_configs/runs'
+TASK = [
+  '--gin_file=gin_configs/tasks/own_files.gin',
+  "--gin.FILES={'train': '$rows', 'validation': '$rows'}",
+  '--gin.INPUTS={text}',
+  '--gin.TARGETS={summary}',
+  '--gin.VOCABULARY=@seqio.ByteVocabulary()',
+  "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
+]
+BATCH = '--gin.BATCH_SIZE=8'
+MODEL = ['--gin_file=gin_configs/models/mini.gin', '--gin.VOCAB_SIZE=384']
+TRAINING = ['--gin.MODEL_DIR=$tmp/model', '--gin.TRAIN_STEPS=9']
+
+COMMANDS = {
+  'train': ['train', *MODEL, *TASK, f'{RUNS}/pretrain.gin', BATCH, *TRAINING],
+  'finetune': [
+    *('train', *MODEL, *TASK, f'{RUNS}/finetune.gin', BATCH, *TRAINING),
+    '--gin.INITIAL_CHECKPOINT_PATH=$native',
+  ],
+  'convert': [
+    *('convert', f'{RUNS}/convert.gin', '--gin.INPUT=$native'),
+    *('--gin.OUTPUT=$tmp/out', '--gin.NUM_KV_HEADS=2'),
+  ],
+  'calibrate': [
+    *('convert', *TASK, f'{RUNS}/convert.gin', '--gin.INPUT=$native'),
+    *('--gin.OUTPUT=$tmp/out', '--gin.NUM_KV_HEADS=2'),
+    *('--gin.CONVERSION_METHOD=subspace', '--gin.CALIBRATION_TASK=own_files'),
+    *(
+      '--gin.CALIBRATION_TOKENS=16',
+      "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
+      BATCH,
+    ),
+  ],
+  'evaluate': [
+    *('evaluate', *TASK, f'{RUNS}/evaluate.gin', '--gin.CHECKPOINT=$native'),
+    *('--gin.OUTPUT_DIR=$tmp/scores', BATCH),
+  ],
+  'infer': [
+    *('infer', *TASK, f'{RUNS}/infer.gin', BATCH, '--gin.CHECKPOINT=$native'),
+  ],
+  'time': [
+    *('time', *MODEL, f'{RUNS}/time.gin', BATCH),
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
+  ],
+  'estimate': ['time', *MODEL, f'{RUNS}/time.gin', '--target=v4-8'],
+  'data list': ['data', 'list', '--tfds_data_dir=$no_data'],
+  'data check': [
+    'data',
+    'check',
+    *TASK,
+    '$repo/gin_configs/tasks/own_files.gin',
+  ],
+  'data prepare': [
+    *('data', 'prepare', *TASK, '$repo/gin_configs/tasks/own_files.gin'),
+  ],
+  'compare': ['compare', '$scores_a', '$scores_b', '--num_resamples=10'],
+  'average': ['average', '$scores_a', '$scores_b'],
+  'cost': ['cost', 'xxl'],
+  'cost decoder': ['cost', 'llama-2-7b'],
+  'report': ['report', '--results=$results', '--output=$tmp/page.html'],
+}
+
+# Names of Python, of libraries, and of what they pass on from the system.
+INTERNALS = re.compile(
+  r"""Traceback|\ File\ "|RESOURCE_EXHAUSTED|INVALID_ARGUMENT|Errno|errno
+  |\b\w*(Type|Key|Index|Attribute|Value|Recursion|Unicode\w*|Overflow
+  |Assertion|NotADirectory|IsADirectory|Permission|FileNotFound|JSONDecode
+  |ZeroDivision|Runtime|Import|Lookup|Name|OS|IO)Error
+  |NoneType|\btf\.|tensorflow|\bnode\ |\{\{|jaxlib|orbax|absl|\bgin\.(?![A-Z])
+  |dtype=|<class|<function|object\ at\ 0x|Invalid\ path\ type
+  |unsupported\ operand|not\ supported\ between|index\ out\ of\ range
+  |has\ no\ attribute|unexpected\ keyword|positional\ argument
+  |not\ (iterable|subscriptable|callable)|codec\ can't|invalid\ literal
+  |could\ not\ convert|must\ be\ real\ number|must\ be\ str|expected\ str
+  |object\ is\ not|In\ call\ to|In\ bindings|math\ domain|unhashable""",
+  re.VERBOSE,
+)
+
+
+class Accepted(BaseException):
+  """A bad input has come as far as the work; not for the command to catch."""
+
+
+class World(types.SimpleNamespace):
+  """Paths of what is valid, by name."""
+
+
+@pytest.fixture(scope='session')
+def world(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('world')
+  rows = [{'text': f'a long text {i}', 'summary': f'{i}'} for i in range(16)]
+  (folder / 'rows.jsonl').write_text(
+    ''.join(f'{json.dumps(row)}\n' for row in rows)
+  )
+  config = T5Config.t5_1_1('mini', vocab_size=384, dropout_rate=0.0)
+  params = _random_params(config)
+  for format in ('native', 'hugging_face'):
+    formats.save_params(folder / format, params, config, format, step=7)
+  for name in ('a', 'b'):
+    _write_scores(folder / f'scores_{name}', 'rouge')
+  _write_scores(folder / 'scores_bleu', 'bleu')
+  (folder / 'results' / 'study').mkdir(parents=True)
+  (folder / 'results' / 'study' / 'report.md').write_text('# A study\n')
+  (folder / 'empty').mkdir()
+  (folder / 'empty.txt').touch()
+  (folder / 'binary').write_bytes(bytes(range(256)) * 4)
+  (folder / 'no_data').mkdir()
+  tiny = ROOT / 'tests' / 'fixtures' / 't5x_tiny'
+  return World(
+    rows=folder / 'rows.jsonl',
+    native=folder / 'native',
+    hugging_face=folder / 'hugging_face',
+    t5x=tiny / 'orbax',
+    t5x_legacy=tiny / 'legacy',
+    scores_a=folder / 'scores_a',
+    scores_b=folder / 'scores_b',
+    scores_bleu=folder / 'scores_bleu',
+    results=folder / 'results',
+    empty=folder / 'empty',
+    empty_file=folder / 'empty.txt',
+    binary=folder / 'binary',
+    no_data=folder / 'no_data',
+    vocabulary=ROOT / 'results' / 'pretraining' / 'vocabulary.model',
+    repo=ROOT,
+  )
+
+
+def _random_params(config):
+  rng = np.random.default_rng(0)
+  flat = {
+    name: rng.normal(size=shape, scale=0.1).astype(np.float32)
+    for name, shape in parameter_shapes(config).items()
+  }
+  return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def _write_scores(folder, name):
+  metric = metrics.get(name)
+  targets, texts = ['a b', 'c d'], ['a b', 'c x']
+  statistics = metric.statistics(targets, texts)
+  by_example = metric.example_scores(statistics).tolist()
+  folder.mkdir()
+  predictions.write(
+    folder,
+    {
+      'checkpoint': '/model',
+      'step': 7,
+      **{f'test/{k}': x for k, x in metric.corpus_scores(statistics).items()},
+      'task': 'by_hand',
+      'split': 'test',
+      'metric': name,
+      'num_examples': 2,
+    },
+    [
+      {
+        'index': i,
+        'inputs': f'input {i}',
+        'target': targets[i],
+        'prediction': texts[i],
+        'scores': dict(zip(metric.keys, by_example[i])),
+        'statistics': statistics[i].tolist(),
+      }
+      for i in range(2)
+    ],
+  )
+
+
+@pytest.fixture
+def command(tmp_path, world, monkeypatch):
+  """Returns the arguments of a command with changes."""
+  monkeypatch.chdir(tmp_path)
+  names = {**vars(world), 'tmp': tmp_path}
+
+  def arguments(base, changes=()):
+    argv = list(COMMANDS[base])
+    for change in [changes] if isinstance(changes, str) else changes:
+      if change.startswith('!'):
+        argv = [arg for arg in argv if not arg.startswith(change[1:])]
+      else:
+        argv.append(change)
+    return [string.Template(arg).safe_substitute(names) for arg in argv]
+
+  return arguments
+
+
+@pytest.fixture
+def run(command, tmp_path, tmp_path_factory, monkeypatch, capfd):
+  """Returns a function that runs a command up to where its work begins.
+
+  What would train, decode or compile for a TPU raises `Accepted` instead, and
+  nothing reaches a network.
+  """
+  import gqa_flax.evaluation.decoding
+  import gqa_flax.timing.measure
+  import gqa_flax.timing.tpu_compile
+  import gqa_flax.training.loop
+
+  def accept(*_, **__):
+    raise Accepted
+
+  for module, name in (
+    (gqa_flax.training.loop, 'step_function'),
+    (gqa_flax.evaluation.decoding, 'decode_tokens'),
+    (gqa_flax.timing.measure, 'measure'),
+    (gqa_flax.timing.tpu_compile, 'compile_decoding'),
+  ):
+    monkeypatch.setattr(module, name, accept)
+
+  def unreachable(*_):
+    raise OSError('there is no network')
+
+  monkeypatch.setattr(socket.socket, 'connect', unreachable)
+  monkeypatch.setattr(socket, 'getaddrinfo', unreachable)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path_factory.mktemp('tfds')))
+  monkeypatch.setattr(
+    'sys.stdin', io.TextIOWrapper(io.BytesIO(b'A line.\n'), 'utf-8')
+  )
+  compilation_cache = jax.config.jax_compilation_cache_dir
+
+  def run(base, changes=()):
+    capfd.readouterr()
+    argv = command(base, changes)
+    start = time.monotonic()
+    try:
+      status = cli.main(argv)
+    except SystemExit as exit_:  # argparse
+      status = exit_.code
+    except Accepted:
+      status = 0
+    out, err = capfd.readouterr()
+    return types.SimpleNamespace(
+      argv=argv,
+      status=status,
+      out=out,
+      err=err,
+      seconds=time.monotonic() - start,
+    )
+
+  yield run
+  jax.config.update('jax_compilation_cache_dir', compilation_cache)
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+  """Returns a function that checks that a case is refused as it should be."""
+
+  def refused(base, changes, *fragments):
+    before = _snapshot(tmp_path)
+    done = run(base, changes)
+    found = _complaints(done, COMMANDS[base][0], fragments)
+    after = _snapshot(tmp_path)
+    if changed := sorted(
+      str(path.relative_to(tmp_path))
+      for path in before.keys() | after.keys()
+      if before.get(path) != after.get(path)
+    ):
+      found.append(f'left behind: {", ".join(changed[:4])}')
+    if found:
+      pytest.fail(
+        f'{"; ".join(found)}\n  change: {changes}\n  wanted: {fragments}\n'
+        f'  said: {done.err.strip() or "nothing"}',
+        pytrace=False,
+      )
+
+  return refused
+
+
+def _complaints(done, name, fragments) -> list[str]:
+  """Returns what is wrong with an answer to a bad input."""
+  if done.status == 0:
+    return ['accepted']
+  lines = done.err.splitlines()
+  usage = done.status == 2 and done.err.startswith('usage: ')
+  last = lines[-1] if lines else ''
+  said = last.partition(': ')[2]
+  found = []
+  if not last.startswith(f'gqa-flax {name}'):
+    found.append('the sentence does not begin with the command')
+  if len(lines) != 1 and not usage:
+    found.append(f'{len(lines)} lines')
+  if internals := sorted({match[0] for match in INTERNALS.finditer(said)}):
+    found.append(f'internals: {internals}')
+  plain = _unquoted(said)
+  if missing := [x for x in fragments if _unquoted(x) not in plain]:
+    found.append(f'does not say {missing}')
+  if done.seconds > 10:
+    found.append(f'checked late, after {done.seconds:.0f} s')
+  return found
+
+
+def _unquoted(text: str) -> str:
+  return re.sub('[\'"`]', '', text)
+
+
+def _snapshot(folder) -> dict[pathlib.Path, str]:
+  """Returns what is in a folder, and a digest of each file."""
+  return {
+    path: (
+      hashlib.sha256(path.read_bytes()).hexdigest()
+      if path.is_file()
+      else 'folder'
+    )
+    for path in folder.rglob('*')
+  }
+
+
+def pytest_make_parametrize_id(config, val, argname):
+  """Names a case by its command and what is changed in it."""
+  if argname == 'case':
+    changes = [val[1]] if isinstance(val[1], str) else val[1]
+    return f'{val[0]} {" ".join(changes)}'[:100]
+  return None

@@ -1,0 +1,217 @@
+"""Data files that are not what they seem: the place in them is named."""
+
+import gzip
+import io
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+ROW = b'{"text": "a", "summary": "b"}\n'
+
+
+def _parquet(columns) -> bytes:
+  buffer = io.BytesIO()
+  parquet.write_table(pa.table(columns), buffer)
+  return buffer.getvalue()
+
+
+def _not_utf_8() -> bytes:
+  """Returns Parquet whose texts are declared UTF-8 and are not."""
+  array = pa.array([b'fine', b'\xff\xfe'], pa.binary()).cast(
+    pa.string(), safe=False
+  )
+  return _parquet({'text': array, 'summary': ['a', 'b']})
+
+
+# Content by file name, and what of it is said besides the name.
+FILES = {
+  # JSON lines
+  'surrogate.jsonl': (
+    ROW + rb'{"text": "\ud800", "summary": "b"}' + b'\n',
+    ('line 2',),
+  ),
+  'latin_1.jsonl': (
+    ROW + '{"text": "für", "summary": "b"}\n'.encode('latin-1'),
+    ('line 2', 'UTF-8'),
+  ),
+  'utf_16.jsonl': (ROW.decode().encode('utf-16'), ('line 1', 'UTF-8')),
+  'nested.jsonl': (
+    ROW + b'{"text": ' + b'[' * 100_000 + b']' * 100_000 + b'}\n',
+    ('line 2', 'nested'),
+  ),
+  'nested_and_open.jsonl': (ROW + b'[' * 100_000 + b'\n', ('line 2', 'nested')),
+  'not_json.jsonl': (ROW + b'text, summary\n', ('line 2', 'JSON')),
+  'cut.jsonl': (ROW + b'{"text": "a", "summ', ('line 2', 'JSON')),
+  'two_objects.jsonl': (ROW + ROW.strip() + ROW, ('line 2', 'JSON')),
+  'list.jsonl': (ROW + b'["a", "b"]\n', ('line 2', 'list')),
+  'one_list.json': (b'[' + ROW.strip() + b']\n', ('line 1', 'list')),
+  'number.jsonl': (ROW + b'5\n', ('line 2',)),
+  'missing.jsonl': (
+    ROW + b'{"text": "a", "sumary": "b"}\n',
+    ('line 2', 'summary', 'sumary'),
+  ),
+  'null.jsonl': (
+    ROW + b'{"text": null, "summary": "b"}\n',
+    ('line 2', 'text', 'null'),
+  ),
+  'object.jsonl': (
+    ROW + b'{"text": {"a": 1}, "summary": "b"}\n',
+    ('line 2', 'text'),
+  ),
+  'cell_list.jsonl': (
+    ROW + b'{"text": ["a"], "summary": "b"}\n',
+    ('line 2', 'text'),
+  ),
+  'null_bytes.jsonl': (b'\0' * 100 + b'\n', ('line 1',)),
+  'empty.jsonl': (b'', ('no examples',)),
+  'blank.jsonl': (b'\n\n\n', ('no examples',)),
+  # Compressed
+  'cut.jsonl.gz': (gzip.compress(ROW * 1000, mtime=0)[:-20], ()),
+  'plain.jsonl.gz': (ROW, ()),
+  'compressed.jsonl': (gzip.compress(ROW, mtime=0), ('line 1', 'UTF-8')),
+  # CSV
+  'missing.csv': (b'text,sumary\na,b\n', ('summary', 'sumary', 'line 1')),
+  'more_cells.csv': (b'text,summary\na,b\na,b,c\n', ('line 3', '3', '2')),
+  'fewer_cells.csv': (b'text,summary\na\n', ('line 2', '1', '2')),
+  'open_quote.csv': (b'text,summary\n"a,b\nc,d\n', ('line 2', 'CSV')),
+  'bad_quote.csv': (b'text,summary\n"a"b,c\n', ('line 2', 'CSV')),
+  'twice.csv': (b'text,text,summary\na,b,c\n', ('line 1', 'text')),
+  'latin_1.csv': ('text,summary\nfür,b\n'.encode('latin-1'), ('line 2',)),
+  'null_bytes.csv': (b'text,summary\na\0,b\n', ('line 2',)),
+  'header_alone.csv': (b'text,summary\n', ('no examples',)),
+  'empty.csv': (b'', ('no examples',)),
+  'tabs.csv': (b'text\tsummary\na\tb\n', ('line 1', 'summary')),
+  # Parquet
+  'text.parquet': (b'text,summary\na,b\n', ('Parquet',)),
+  'empty.parquet': (b'', ('Parquet',)),
+  'cut.parquet': (_parquet({'text': ['a'], 'summary': ['b']})[:-8], ()),
+  'missing.parquet': (
+    _parquet({'text': ['a'], 'sumary': ['b']}),
+    ('summary', 'sumary'),
+  ),
+  'null.parquet': (
+    _parquet({'text': ['a', None], 'summary': ['b', 'c']}),
+    ('row 2', 'text', 'null'),
+  ),
+  'binary.parquet': (
+    _parquet({'text': [b'a', b'\xff'], 'summary': ['b', 'c']}),
+    ('row 1', 'text'),
+  ),
+  'not_utf_8.parquet': (_not_utf_8(), ('row 2', 'UTF-8')),
+  'no_rows.parquet': (
+    _parquet(
+      {'text': pa.array([], pa.string()), 'summary': pa.array([], pa.string())}
+    ),
+    ('no examples',),
+  ),
+  # Endings
+  'rows.txt': (ROW, ('.jsonl',)),
+  'rows': (ROW, ('.jsonl',)),
+  'rows.jsonl.zip': (ROW, ('.jsonl',)),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('command', ['train', 'evaluate', 'data check'])
+def test_a_bad_data_file(refused, tmp_path, command, name):
+  content, fragments = FILES[name]
+  (tmp_path / name).write_bytes(content)
+  files = {'train': f'{tmp_path}/{name}', 'validation': f'{tmp_path}/{name}'}
+  refused(command, f'--gin.FILES={files}', name, *fragments)
+
+
+@pytest.mark.parametrize(
+  ('path', 'fragments'),
+  [
+    ('$tmp/nothing.jsonl', ('$tmp/nothing.jsonl',)),
+    ('$tmp/*.jsonl', ('$tmp/*.jsonl',)),
+    ('$empty', ('$empty',)),
+    ('$rows/deeper.jsonl', ('$rows/deeper.jsonl',)),
+    ('/proc/foo.jsonl', ('/proc/foo.jsonl',)),
+    ('', ('FILES',)),
+    ('file://$tmp/nothing.jsonl', ('nothing.jsonl',)),
+    ('ftp://host/rows.jsonl', ('ftp://host/rows.jsonl',)),
+    ('http://host/rows.jsonl', ('http://host/rows.jsonl',)),
+  ],
+)
+@pytest.mark.parametrize('command', ['train', 'data check'])
+def test_a_path_of_no_data(refused, world, tmp_path, command, path, fragments):
+  def whole(text):
+    for name, place in {**vars(world), 'tmp': tmp_path}.items():
+      text = text.replace(f'${name}', str(place))
+    return text
+
+  refused(
+    command,
+    f"--gin.FILES={{'train': '{whole(path)}', 'validation': '{whole(path)}'}}",
+    *map(whole, fragments),
+  )
+
+
+@pytest.mark.parametrize(
+  ('changes', 'fragments'),
+  [
+    (['--gin.INPUTS={txt}'], ('INPUTS', 'txt', 'text', 'rows.jsonl')),
+    (['--gin.TARGETS={sumary}'], ('sumary', 'summary', 'rows.jsonl')),
+    (['--gin.INPUTS={text!r}'], ('INPUTS', '{text!r}')),
+    (['--gin.INPUTS={text:>9}'], ('INPUTS', '{text:>9}')),
+    (['--gin.INPUTS={0}'], ('0', 'text')),
+    (['--gin.INPUTS={text}}'], ('INPUTS', '{text}}')),
+    (
+      ['--gin.METRIC=trivia_qa', '--gin.ANSWERS=answers'],
+      ('answers', 'rows.jsonl'),
+    ),
+    (
+      ['--gin.METRIC=trivia_qa', '--gin.ANSWERS=summary'],
+      ('summary', 'rows.jsonl', 'list'),
+    ),
+    (['--gin.files.files_task.format=xml'], ('xml', 'jsonl')),
+    (['--gin.files.files_task.format=parquet'], ('rows.jsonl', 'Parquet')),
+  ],
+)
+def test_templates_and_columns(refused, changes, fragments):
+  refused('data check', changes, *fragments)
+
+
+@pytest.mark.parametrize(
+  'value',
+  ['', '$empty', '$empty_file', '$rows', '$binary', '$tmp/no.model', '5'],
+)
+@pytest.mark.parametrize('command', ['train', 'infer', 'data check'])
+def test_a_bad_vocabulary(refused, world, tmp_path, command, value):
+  told = value
+  for name, place in {**vars(world), 'tmp': tmp_path}.items():
+    told = told.replace(f'${name}', str(place))
+  refused(
+    command,
+    [
+      '!--gin.VOCABULARY=',
+      f'--gin.VOCABULARY_FILE={value}',
+    ],
+    'VOCABULARY_FILE',
+    told,
+  )
+
+
+def test_a_vocabulary_that_cannot_be_fetched(refused):
+  refused('train', '!--gin.VOCABULARY=', 'VOCABULARY_FILE', 'https://')
+
+
+def test_a_vocabulary_larger_than_the_model_of_a_checkpoint(refused, world):
+  refused(
+    'evaluate',
+    ['!--gin.VOCABULARY=', '--gin.VOCABULARY_FILE=$vocabulary'],
+    *('4100', '384', 'VOCABULARY'),
+  )
+
+
+@pytest.mark.parametrize('line', [b'f\xfcr\n', b'a\n\xff\n'])
+def test_lines_that_are_not_text(refused, tmp_path, line):
+  (tmp_path / 'lines.txt').write_bytes(line)
+  number = line.count(b'\n')
+  refused(
+    'infer',
+    '--input=lines.txt',
+    *('lines.txt', f'line {number}', 'UTF-8'),
+  )

@@ -1,0 +1,201 @@
+"""Paths: of the wrong kind, of nothing, or where nothing can be written."""
+
+import pytest
+
+# What is written, by command: every other value of it is refused.
+WRITTEN = [
+  ('train', 'MODEL_DIR'),
+  ('convert', 'OUTPUT'),
+  ('evaluate', 'OUTPUT_DIR'),
+]
+READ = [
+  ('finetune', 'INITIAL_CHECKPOINT_PATH'),
+  ('convert', 'INPUT'),
+  ('evaluate', 'CHECKPOINT'),
+  ('infer', 'CHECKPOINT'),
+]
+
+
+@pytest.mark.parametrize(('command', 'setting'), WRITTEN)
+@pytest.mark.parametrize(
+  'value',
+  [
+    *('20240101', '', 'None', 'True', '1.5', "['a']", '/proc/foo'),
+    *('/proc/version', '/dev/null', '$rows', '$rows/deeper'),
+  ],
+)
+def test_what_cannot_be_written(refused, world, command, setting, value):
+  refused(
+    command,
+    f'--gin.{setting}={value}',
+    setting,
+    value.replace('$rows', str(world.rows)),
+  )
+
+
+@pytest.mark.parametrize(('command', 'setting'), READ)
+@pytest.mark.parametrize(
+  'value',
+  [
+    *('20240101', '', 'True', "['a']", '/proc/foo', 'google/t5-v1_1-small'),
+    *('$tmp/nothing', '$empty', '$empty_file', '$rows', '$binary', '$results'),
+    *('$scores_a', '$native/checkpoint_8', '$native/checkpoint_7/params'),
+  ],
+)
+def test_what_holds_no_checkpoint(
+  refused, world, tmp_path, command, setting, value
+):
+  names = {**vars(world), 'tmp': tmp_path}
+  told = value
+  for name, path in names.items():
+    told = told.replace(f'${name}', str(path))
+  refused(command, f'--gin.{setting}={value}', setting, told)
+
+
+@pytest.mark.parametrize(('command', 'setting'), READ)
+def test_a_checkpoint_that_is_none(refused, command, setting):
+  if (command, setting) == ('finetune', 'INITIAL_CHECKPOINT_PATH'):
+    return  # from nothing, which may be meant
+  refused(command, f'--gin.{setting}=None', setting, 'None')
+
+
+@pytest.mark.parametrize(
+  ('command', 'setting'), [pair for pair in READ if pair[1] != 'INPUT']
+)
+@pytest.mark.parametrize('format', ['hugging_face', 't5x', 't5x_legacy'])
+def test_another_format_names_the_conversion(
+  refused, world, command, setting, format
+):
+  refused(
+    command,
+    f'--gin.{setting}=${format}',
+    setting,
+    str(vars(world)[format]),
+    'gqa-flax convert',
+  )
+
+
+CASES = [
+  ('train', '--gin.COMPILATION_CACHE=/proc/x', 'COMPILATION_CACHE', '/proc/x'),
+  ('train', '--gin.COMPILATION_CACHE=$rows', 'COMPILATION_CACHE', '$rows'),
+  ('train', '--gin.COMPILATION_CACHE=5', 'COMPILATION_CACHE', '5'),
+  ('train', '--gin.COMPILATION_CACHE=', 'COMPILATION_CACHE'),
+  ('train', '--gin.MODEL_DIR=$scores_a', 'MODEL_DIR', '$scores_a'),
+  ('train', '--gin.MODEL_DIR=$hugging_face', 'MODEL_DIR', '$hugging_face'),
+  ('train', '--gin.MODEL_DIR=$t5x_legacy', 'MODEL_DIR', '$t5x_legacy'),
+  ('convert', '--gin.OUTPUT=$native', 'OUTPUT', '$native'),
+  ('convert', '--gin.OUTPUT=$hugging_face', 'OUTPUT', '$hugging_face'),
+  ('convert', '--gin.OUTPUT=$t5x', 'OUTPUT', '$t5x'),
+  (
+    'convert',
+    ['--gin.OUTPUT_FORMAT=hugging_face', '--gin.OUTPUT=$results'],
+    'OUTPUT',
+    '$results',
+  ),
+  (
+    'convert',
+    ['--gin.OUTPUT_FORMAT=hugging_face', '--gin.OUTPUT=/proc/foo'],
+    'OUTPUT',
+    '/proc/foo',
+  ),
+  (
+    'convert',
+    ['--gin.OUTPUT_FORMAT=t5x_legacy', '--gin.OUTPUT=/proc/foo'],
+    'OUTPUT',
+    '/proc/foo',
+  ),
+  ('evaluate', '--gin.OUTPUT_DIR=$scores_a', 'OUTPUT_DIR', '$scores_a'),
+  ('calibrate', '--gin.STATISTICS=$rows', 'STATISTICS', '$rows'),
+  ('calibrate', '--gin.STATISTICS=$empty', 'STATISTICS', '$empty'),
+  ('calibrate', '--gin.STATISTICS=$binary', 'STATISTICS', '$binary'),
+  ('calibrate', '--gin.STATISTICS=/proc/foo', 'STATISTICS', '/proc/foo'),
+  ('calibrate', '--gin.STATISTICS=5', 'STATISTICS', '5'),
+  ('calibrate', '--gin.STATISTICS=', 'STATISTICS'),
+  ('infer', '--input=$tmp/nothing', '--input', '$tmp/nothing'),
+  ('infer', '--input=$empty', '--input', '$empty'),
+  ('infer', '--input=$binary', '--input', '$binary', 'line 1'),
+  ('infer', '--input=', '--input'),
+  ('infer', '--output=$empty', '--output', '$empty'),
+  ('infer', '--output=$tmp/no/folder', '--output', '$tmp/no/folder'),
+  ('infer', '--output=/proc/foo', '--output', '/proc/foo'),
+  ('infer', '--output=$rows/deeper', '--output', '$rows/deeper'),
+  ('infer', '--output=', '--output'),
+  ('report', '--results=$tmp/nothing', '--results', '$tmp/nothing'),
+  ('report', '--results=$empty', '--results', '$empty'),
+  ('report', '--results=$rows', '--results', '$rows'),
+  ('report', '--results=', '--results'),
+  ('report', '--output=$empty', '--output', '$empty'),
+  ('report', '--output=$tmp/no/page.html', '--output', '$tmp/no/page.html'),
+  ('report', '--output=/proc/foo', '--output', '/proc/foo'),
+  ('report', '--output=$rows/deeper', '--output', '$rows/deeper'),
+  ('report', '--output=', '--output'),
+  ('time', '--output=$empty', '--output', '$empty'),
+  ('time', '--output=/proc/foo', '--output', '/proc/foo'),
+  ('time', '--output=$rows/deeper', '--output', '$rows/deeper'),
+  ('time', '--output=', '--output'),
+  ('time', '--trace_dir=', '--trace_dir'),
+  ('time', '--trace_dir=/proc/foo', '--trace_dir', '/proc/foo'),
+  ('time', '--trace_dir=$rows', '--trace_dir', '$rows'),
+  ('compare', ['!$scores_b', '$tmp/nothing'], '$tmp/nothing'),
+  ('compare', ['!$scores_b', '$empty'], '$empty', 'scores'),
+  ('compare', ['!$scores_b', '$rows'], '$rows'),
+  ('compare', ['!$scores_b', '$native'], '$native'),
+  ('compare', ['!$scores_b', ''], 'B'),
+  ('compare', ['!$scores_b', ','], 'B'),
+  ('average', ['!$scores_b', '$tmp/nothing'], '$tmp/nothing'),
+  ('average', ['!$scores_b', '$empty'], '$empty', 'scores.json'),
+  ('average', ['!$scores_b', '$rows'], '$rows'),
+  ('average', ['!$scores_b', '$native'], '$native'),
+  ('average', ['!$scores_b', ''], 'RUN'),
+  ('data list', '--tfds_data_dir=$rows', '--tfds_data_dir', '$rows'),
+  ('data list', '--tfds_data_dir=$tmp/nothing', 'tfds_data_dir', 'nothing'),
+  ('data list', '--tfds_data_dir=', '--tfds_data_dir'),
+  ('train', '--tfds_data_dir=$rows', '--tfds_data_dir', '$rows'),
+  ('evaluate', '--tfds_data_dir=$rows', '--tfds_data_dir', '$rows'),
+  ('data check', '--tfds_data_dir=$rows', '--tfds_data_dir', '$rows'),
+  ('data prepare', '--tfds_data_dir=$rows', '--tfds_data_dir', '$rows'),
+  (
+    'train',
+    '--seqio_additional_cache_dirs=$tmp/nothing',
+    '--seqio_additional_cache_dirs',
+    '$tmp/nothing',
+  ),
+  (
+    'train',
+    '--seqio_additional_cache_dirs=$rows',
+    '--seqio_additional_cache_dirs',
+    '$rows',
+  ),
+  (
+    'train',
+    '--gin_search_paths=$tmp/nothing',
+    '--gin_search_paths',
+    '$tmp/nothing',
+  ),
+  ('train', '--gin_search_paths=$rows', '--gin_search_paths', '$rows'),
+]
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_other_paths(refused, world, tmp_path, case):
+  command, changes, *fragments = case
+  names = {**vars(world), 'tmp': tmp_path}
+  told = []
+  for fragment in fragments:
+    for name, path in names.items():
+      fragment = fragment.replace(f'${name}', str(path))
+    told.append(fragment)
+  refused(command, changes, *told)
+
+
+def test_a_standard_input_that_is_closed(refused, monkeypatch):
+  monkeypatch.setattr('sys.stdin', None)
+  refused('infer', (), 'standard input', '--input')
+
+
+def test_a_standard_input_that_is_not_text(refused, monkeypatch, world):
+  with world.binary.open('rb') as file:
+    import io
+
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(file, 'utf-8'))
+    refused('infer', (), 'standard input', 'line 1', 'UTF-8')

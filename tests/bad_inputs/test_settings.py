@@ -1,0 +1,267 @@
+"""Typed settings: every macro of the gin files with what it cannot be.
+
+A value on the command line is named with its setting and the binding; one in a
+gin file with the file. `pretrain`, `finetune` and the other commands share most
+settings, so each is tried where it is read first.
+"""
+
+import pytest
+
+INTEGER = ('abc', '1.5', '1e3', '', 'True', '[1]')
+BOOLEAN = ('maybe', 'yes', 'false', '2', '')
+NAME = ('nonsense', '5', '', '[]')
+
+# (command, setting, values that are refused)
+SETTINGS = [
+  ('train', 'TRAIN_STEPS', (*INTEGER, 'None', '-5', '1_000.0', '0')),
+  ('train', 'BATCH_SIZE', (*INTEGER, 'None', '0', '-4')),
+  ('train', 'MICROBATCHES', (*INTEGER, 'None', '0', '-1')),
+  ('train', 'CHECKPOINT_EVERY', (*INTEGER, 'None', '0', '-1')),
+  ('train', 'EVALUATE_EVERY', (*INTEGER, 'None', '0', '-1')),
+  ('train', 'KEEP_CHECKPOINTS', ('abc', '1.5', '', '0', '-1')),
+  ('train', 'RANDOM_SEED', (*INTEGER, 'None', '-1')),
+  ('train', 'VALIDATION_EXAMPLES', ('abc', '1.5', '', '0', '-1')),
+  ('train', 'DATA_SHARDS', ('abc', '1.5', '', '0', '-1')),
+  ('train', 'WARMUP_STEPS', (*INTEGER, 'None', '0', '-1')),
+  ('train', 'NUM_KV_HEADS', ('abc', '1.5', '', '0', '-1')),
+  ('train', 'VOCAB_SIZE', ('abc', '1.5', '', 'None', '0', '-1')),
+  ('train', 'DROPOUT_RATE', ('high', '', 'None', '1', '-0.1', 'nan', 'True')),
+  ('train', 'HANG_SECONDS', ('soon', '', '0', '-1', 'nan')),
+  (
+    'train',
+    'LOSS_NORMALIZING_FACTOR',
+    ('NUM_TOKENZ', '', '0', '-1', 'nan', '[]'),
+  ),
+  ('train', 'MESH_DATA', ('all', '', '0', '-1', '1.5', 'None', 'True')),
+  ('train', 'MESH_FSDP', ('all', '0')),
+  ('train', 'MESH_MODEL', ('all', '0')),
+  ('train', 'REMAT_POLICY', (*NAME, 'None')),
+  ('train', 'NON_FINITE', (*NAME, 'None')),
+  ('train', 'PACK', (*BOOLEAN, 'None')),
+  ('train', 'USE_CACHED_TASKS', BOOLEAN),
+  ('train', 'RUN_EVAL_BEFORE_TRAINING', BOOLEAN),
+  (
+    'train',
+    'TASK_FEATURE_LENGTHS',
+    (
+      '32',
+      '',
+      'None',
+      '[16, 8]',
+      "{'inputs': 16}",
+      "{'targets': 8}",
+      "{'inputs': 0, 'targets': 8}",
+      "{'inputs': 16, 'targets': -8}",
+      "{'inputs': 'long', 'targets': 8}",
+      "{'inputs': 16.5, 'targets': 8}",
+      "{'input': 16, 'target': 8}",
+    ),
+  ),
+  ('train', 'MIXTURE_OR_TASK_NAME', ('5', '', 'None')),
+  ('train', 'METRIC', ('rogue', '5', '')),
+  ('train', 'PREFIX', ('5', 'None', '[]')),
+  ('train', 'FILES', ('5', '', 'None', '[]', '{}', "{'train': 5}")),
+  ('train', 'INPUTS', ('5', '[]')),
+  ('train', 'TARGETS', ('5', 'None', '[]')),
+  ('train', 'VOCABULARY', ('bytes', '5', '', 'None')),
+  ('finetune', 'LEARNING_RATE', ('fast', '', 'None', '-1', '0', 'nan', 'inf')),
+  ('finetune', 'KEEP_BEST', ('validation/rogue1', 'rouge1', '5', '')),
+  ('finetune', 'OPTIMIZER_STATE', (*NAME, 'None')),
+  ('convert', 'NUM_KV_HEADS', ('abc', '1.5', '', 'None', '0', '-1', 'True')),
+  ('convert', 'CONVERSION_METHOD', ('maen', '5', '', 'None')),
+  ('convert', 'RANDOM_SEED', (*INTEGER, 'None', '-1')),
+  ('convert', 'INPUT_FORMAT', ('natvie', '5', '')),
+  ('convert', 'OUTPUT_FORMAT', ('t5x', '5', '', 'None')),
+  ('convert', 'OUTPUT_DTYPE', ('float16', '5', '', 'None')),
+  ('convert', 'OPTIMIZER_STATE', (*NAME, 'None')),
+  ('convert', 'PERMUTE_HEADS', BOOLEAN),
+  ('calibrate', 'CALIBRATION_TOKENS', (*INTEGER, 'None', '0', '-5')),
+  ('calibrate', 'CALIBRATION_TASK', ('own_flies', '5', '')),
+  ('calibrate', 'BATCH_SIZE', ('abc', '0', '-1')),
+  ('calibrate', 'TASK_FEATURE_LENGTHS', ('32', "{'inputs': 16}")),
+  ('evaluate', 'SPLIT', ('vallidation', '5', '', 'None')),
+  ('evaluate', 'BATCH_SIZE', (*INTEGER, 'None', '0', '-4')),
+  ('evaluate', 'NUM_EXAMPLES', ('abc', '1.5', '', '0', '-1')),
+  ('evaluate', 'USE_CACHED_TASKS', BOOLEAN),
+  ('evaluate', 'BEST_BY', ('validation/rouge9', '5', '')),
+  ('evaluate', 'CACHE_SHARDING', (*NAME, 'None')),
+  ('evaluate', 'PARAM_DTYPE', ('float16', '5', '', 'None')),
+  ('evaluate', 'CACHE_DTYPE', ('int4', '5', '', 'None')),
+  ('evaluate', 'DECODE', ('greedy', '5', '', 'None')),
+  ('evaluate', 'MESH_MODEL', ('all', '0', '1.5')),
+  ('infer', 'BATCH_SIZE', (*INTEGER, 'None', '0', '-4')),
+  ('infer', 'PARAM_DTYPE', ('float16', '5')),
+  ('infer', 'CACHE_DTYPE', ('int4', '5')),
+  ('infer', 'DECODE', ('greedy', '5')),
+  ('infer', 'PREFIX', ('5', 'None')),
+  ('infer', 'VOCABULARY', ('bytes', 'None')),
+  ('infer', 'TASK_FEATURE_LENGTHS', ('32', "{'inputs': 16}")),
+  ('time', 'BATCH_SIZE', ('abc', '1.5', '', '0', '-4')),
+  ('time', 'REPEATS', (*INTEGER, 'None', '0', '-1')),
+  ('time', 'PARAM_DTYPE', ('float16', '5', '', 'None')),
+  ('time', 'CACHE_DTYPE', ('int4', '5')),
+  ('time', 'CACHE_SHARDING', ('rows', '5')),
+  ('time', 'TASK_FEATURE_LENGTHS', ('32', "{'inputs': 16}", 'None')),
+  ('time', 'MESH_MODEL', ('all', '0', '3')),
+  ('estimate', 'BATCH_SIZE', ('abc', '0', '-4')),
+  ('estimate', 'PARAM_DTYPE', ('float16', '5')),
+  ('estimate', 'MESH_DATA', ('all', '0')),
+]
+
+
+@pytest.mark.parametrize(
+  ('command', 'setting', 'value'),
+  [(c, s, value) for c, s, values in SETTINGS for value in values],
+)
+def test_on_the_command_line(refused, command, setting, value):
+  refused(
+    command,
+    f'--gin.{setting}={value}',
+    f'{setting} is {value}',
+    f'--gin.{setting}',
+  )
+
+
+@pytest.mark.parametrize(
+  ('command', 'setting', 'value'),
+  [
+    ('train', 'TRAIN_STEPS', "'abc'"),
+    ('train', 'BATCH_SIZE', '0'),
+    ('train', 'PACK', "'maybe'"),
+    ('train', 'DROPOUT_RATE', "'high'"),
+    ('train', 'TASK_FEATURE_LENGTHS', '32'),
+    ('train', 'MESH_DATA', '0'),
+    ('train', 'MODEL_DIR', '20240101'),
+    ('finetune', 'LEARNING_RATE', '-1'),
+    ('convert', 'NUM_KV_HEADS', "'abc'"),
+    ('convert', 'PERMUTE_HEADS', "'maybe'"),
+    ('evaluate', 'NUM_EXAMPLES', '-1'),
+    ('infer', 'BATCH_SIZE', '0'),
+    ('time', 'REPEATS', '0'),
+  ],
+)
+def test_in_a_gin_file(refused, tmp_path, command, setting, value):
+  (tmp_path / 'mine.gin').write_text(f'# Mine.\n{setting} = {value}\n')
+  refused(
+    command,
+    [f'!--gin.{setting}=', '--gin_file=mine.gin'],
+    f'{setting} is {value}',
+    'mine.gin',
+  )
+
+
+@pytest.mark.parametrize('command', ['train', 'finetune'])
+@pytest.mark.parametrize('setting', ['MODEL_DIR', 'TRAIN_STEPS'])
+def test_a_setting_without_a_value(refused, command, setting):
+  refused(command, f'!--gin.{setting}=', f'--gin.{setting}=')
+
+
+@pytest.mark.parametrize(
+  ('command', 'setting'),
+  [
+    ('finetune', 'INITIAL_CHECKPOINT_PATH'),
+    ('finetune', 'FILES'),
+    ('convert', 'INPUT'),
+    ('convert', 'OUTPUT'),
+    ('convert', 'NUM_KV_HEADS'),
+    ('evaluate', 'CHECKPOINT'),
+    ('evaluate', 'OUTPUT_DIR'),
+    ('infer', 'CHECKPOINT'),
+  ],
+)
+def test_a_setting_of_another_command_without_a_value(
+  refused, command, setting
+):
+  refused(command, f'!--gin.{setting}=', f'--gin.{setting}=')
+
+
+# Together, what each would be alone is refused.
+TOGETHER = [
+  ('train', '--gin.MICROBATCHES=3', 'MICROBATCHES', '3', 'BATCH_SIZE', '8'),
+  ('train', '--gin.DATA_SHARDS=3', 'DATA_SHARDS', '3', 'BATCH_SIZE', '8'),
+  ('train', '--gin.NUM_KV_HEADS=3', 'NUM_KV_HEADS', '3', '8', '[1, 2, 4, 8]'),
+  ('convert', '--gin.NUM_KV_HEADS=3', 'NUM_KV_HEADS', '3', '8', '1, 2, 4, 8'),
+  ('convert', '--gin.NUM_KV_HEADS=16', 'NUM_KV_HEADS', '16', '8'),
+  ('train', '--gin.MESH_DATA=3', 'MESH_DATA', '3', '8 devices'),
+  ('train', '--gin.MESH_MODEL=16', 'MESH_MODEL', '16', '8 devices'),
+  ('train', '--gin.VOCAB_SIZE=200', 'VOCAB_SIZE', '200', 'VOCABULARY', '259'),
+  ('finetune', '--gin.NUM_KV_HEADS=2', 'INITIAL_CHECKPOINT_PATH', '2', '8'),
+  ('finetune', '--gin.VOCAB_SIZE=512', 'INITIAL_CHECKPOINT_PATH', '512', '384'),
+  ('finetune', '--gin.TRAIN_STEPS=7', 'TRAIN_STEPS', '7', 'step 7'),
+  ('finetune', '--gin.TRAIN_STEPS=3', 'TRAIN_STEPS', '3', 'step 7'),
+  ('finetune', '--gin.OPTIMIZER_STATE=carry', 'OPTIMIZER_STATE', '$native'),
+  ('finetune', '--gin.METRIC=bleu', 'KEEP_BEST', 'rouge1', 'validation/bleu'),
+  ('finetune', '--gin.METRIC=None', 'METRIC', 'own_files'),
+  ('finetune', '--gin.USE_CACHED_TASKS=True', 'USE_CACHED_TASKS', 'own_files'),
+  ('train', '--gin.USE_CACHED_TASKS=True', 'USE_CACHED_TASKS', 'own_files'),
+  (
+    'convert',
+    '--gin.CALIBRATION_TASK=own_files',
+    'CALIBRATION_TASK',
+    'own_files',
+    'mean',
+  ),
+  ('convert', '--gin.CONVERSION_METHOD=subspace', 'CALIBRATION_TASK'),
+  ('convert', '--gin.OUTPUT_DTYPE=bfloat16', 'OUTPUT_DTYPE', 'bfloat16'),
+  ('convert', '--gin.INPUT_FORMAT=hugging_face', 'INPUT_FORMAT', '$native'),
+  ('convert', '--gin.OPTIMIZER_STATE=carry', 'OPTIMIZER_STATE', '$native'),
+  (
+    'convert',
+    ['--gin.OPTIMIZER_STATE=carry', '--gin.OUTPUT_FORMAT=hugging_face'],
+    'OPTIMIZER_STATE',
+  ),
+  ('train', '--gin.ANSWERS=summary', 'ANSWERS', 'summary', 'rouge'),
+  ('train', ['--gin.INPUTS=None', '--gin.PREFIX=say: '], 'PREFIX', 'say:'),
+  ('train', '--gin.INPUTS={txt}', 'INPUTS', 'txt', 'text'),
+  ('train', '--gin.TARGETS={}', 'TARGETS', '{}'),
+  ('train', '--gin.TARGETS={summary', 'TARGETS', '{summary'),
+  ('train', '--gin.TARGETS=summary', 'TARGETS', 'summary'),
+  (
+    'train',
+    "--gin.FILES={'train': '$rows'}",
+    'FILES',
+    'validation',
+  ),
+  ('time', '--gin.NUM_KV_HEADS=3', 'NUM_KV_HEADS', '3', '8'),
+  ('estimate', '--gin.MESH_DATA=3', 'MESH_DATA', '3', '4'),
+  ('evaluate', '--gin.METRIC=None', 'METRIC', 'own_files'),
+]
+
+
+@pytest.mark.parametrize('case', TOGETHER)
+def test_settings_that_contradict(refused, world, case):
+  command, changes, *fragments = case
+  paths = {f'${name}': str(path) for name, path in vars(world).items()}
+  refused(command, changes, *(paths.get(x, x) for x in fragments))
+
+
+# Names that nothing reads.
+UNREAD = [
+  ('train', '--gin.train_steps=9', 'train_steps', 'TRAIN_STEPS'),
+  ('train', '--gin.Train_Steps=9', 'Train_Steps', 'TRAIN_STEPS'),
+  ('train', '--gin.batch_size=8', 'batch_size', 'BATCH_SIZE'),
+  ('train', '--gin.TRAIN_STEP=9', 'TRAIN_STEP', 'TRAIN_STEPS'),
+  ('train', '--gin.LEARNING_RATE=0.1', 'LEARNING_RATE'),
+  ('convert', '--gin.num_kv_heads=2', 'num_kv_heads', 'NUM_KV_HEADS'),
+  ('convert', '--gin.METHOD=mean', 'METHOD'),
+  ('evaluate', '--gin.split=test', 'split', 'SPLIT'),
+  ('evaluate', '--gin.BEAM_SIZE=4', 'BEAM_SIZE'),
+  ('infer', '--gin.SPLIT=test', 'SPLIT'),
+  ('time', '--gin.repeats=3', 'repeats', 'REPEATS'),
+  ('train', '--gin.loop.train.stepz=5', 'loop.train.stepz'),
+  ('train', '--gin.looop.train.seed=5', 'looop'),
+  ('train', '--gin.TRAIN_STEPS', '--gin.TRAIN_STEPS', '--gin.NAME=value'),
+  ('train', '--gin.=5', '--gin.=5', '--gin.NAME=value'),
+  ('train', '--gin.TRAIN STEPS=5', 'TRAIN STEPS'),
+  ('train', '--gin.TRAIN_STEPS=@nothing()', '@nothing()', 'TRAIN_STEPS'),
+  ('train', '--gin.TRAIN_STEPS=%NOTHING', '%NOTHING'),
+  ('train', '--gin.TRAIN_STEPS=%TRAIN_STEPS', 'TRAIN_STEPS'),
+  ('train', '--gin.VOCABULARY=@seqio.BiteVocabulary()', 'BiteVocabulary'),
+  ('evaluate', '--gin.DECODE=@decode.gready_decode', 'decode.gready_decode'),
+]
+
+
+@pytest.mark.parametrize('case', UNREAD)
+def test_names_that_nothing_reads(refused, case):
+  command, changes, *fragments = case
+  refused(command, changes, *fragments)

@@ -1,0 +1,46 @@
+"""Unchanged, every command line reaches its work; the change is what fails."""
+
+import pytest
+
+from gqa_flax.cli import main
+
+VALID = (
+  'train',
+  'finetune',
+  'convert',
+  'calibrate',
+  'evaluate',
+  'infer',
+  'time',
+  'estimate',
+  'data list',
+  'data check',
+  'data prepare',
+  'compare',
+  'average',
+  'cost',
+  'cost decoder',
+  'report',
+)
+
+
+@pytest.mark.parametrize('base', VALID)
+def test_what_is_made_wrong_is_right_before(run, base):
+  done = run(base)
+  assert done.status == 0, done.err
+
+
+def test_what_is_accepted_is_seen(run, refused):
+  with pytest.raises(pytest.fail.Exception, match='accepted'):
+    refused('cost', '--batch_size=64')
+  assert main(['cost', 'mini']) == 0
+
+
+def test_what_is_left_behind_is_seen(refused, tmp_path, monkeypatch):
+  def writes(*_):
+    (tmp_path / 'half').touch()
+    raise ValueError('--batch_size is 0.')
+
+  monkeypatch.setattr('gqa_flax.cli.cost_request.read', writes)
+  with pytest.raises(pytest.fail.Exception, match='left behind: half'):
+    refused('cost', '--batch_size=0', '--batch_size is 0')
