@@ -136,17 +136,9 @@ def test_a_bad_data_file(refused, tmp_path, command, name):
   ],
 )
 @pytest.mark.parametrize('command', ['train', 'data check'])
-def test_a_path_of_no_data(refused, world, tmp_path, command, path, fragments):
-  def whole(text):
-    for name, place in {**vars(world), 'tmp': tmp_path}.items():
-      text = text.replace(f'${name}', str(place))
-    return text
-
-  refused(
-    command,
-    f"--gin.FILES={{'train': '{whole(path)}', 'validation': '{whole(path)}'}}",
-    *map(whole, fragments),
-  )
+def test_a_path_of_no_data(refused, command, path, fragments):
+  files = f"{{'train': '{path}', 'validation': '{path}'}}"
+  refused(command, f'--gin.FILES={files}', *fragments)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +171,7 @@ def test_templates_and_columns(refused, changes, fragments):
   ['', '$empty', '$empty_file', '$rows', '$binary', '$tmp/no.model', '5'],
 )
 @pytest.mark.parametrize('command', ['train', 'infer', 'data check'])
-def test_a_bad_vocabulary(refused, world, tmp_path, command, value):
-  told = value
-  for name, place in {**vars(world), 'tmp': tmp_path}.items():
-    told = told.replace(f'${name}', str(place))
+def test_a_bad_vocabulary(refused, command, value):
   refused(
     command,
     [
@@ -190,7 +179,7 @@ def test_a_bad_vocabulary(refused, world, tmp_path, command, value):
       f'--gin.VOCABULARY_FILE={value}',
     ],
     'VOCABULARY_FILE',
-    told,
+    value,
   )
 
 
@@ -198,7 +187,7 @@ def test_a_vocabulary_that_cannot_be_fetched(refused):
   refused('train', '!--gin.VOCABULARY=', 'VOCABULARY_FILE', 'https://')
 
 
-def test_a_vocabulary_larger_than_the_model_of_a_checkpoint(refused, world):
+def test_a_vocabulary_larger_than_the_model_of_a_checkpoint(refused):
   refused(
     'evaluate',
     ['!--gin.VOCABULARY=', '--gin.VOCABULARY_FILE=$vocabulary'],
