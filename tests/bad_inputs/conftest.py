@@ -3,8 +3,8 @@
 A case is a tuple: the name of a command line in `COMMANDS`, what changes in it
 (an argument to add, or a list of them; `!--flag` removes those that start so),
 and fragments that the error must have, quotation marks apart. `$name` stands
-for a path of `world`, `$tmp` for a folder of the case's own, in which it runs. The fixture `refused`
-runs a case and checks the error; what it refuses is listed in `_complaints`.
+for a path of `world`, `$tmp` for a folder of the case's own, in which it runs.
+The fixture `refused` runs a case; `_complaints` lists what an error may not be.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import io
 import json
 import pathlib
 import re
+import signal
 import socket
 import string
 import time
@@ -98,7 +99,8 @@ INTERNALS = re.compile(
   |Assertion|NotADirectory|IsADirectory|Permission|FileNotFound|JSONDecode
   |ZeroDivision|Runtime|Import|Lookup|Name|OS|IO)Error
   |NoneType|\btf\.|tensorflow|\bnode\ |\{\{|jaxlib|orbax|absl
-  |(?<!-)\bgin\.(?![A-Z])|dtype=|<class|<function|object\ at\ 0x|Invalid\ path\ type
+  |(?<!-)\bgin\.(?![A-Z])|dtype=|<class|<function|object\ at\ 0x
+  |Invalid\ path\ type
   |unsupported\ operand|not\ supported\ between|index\ out\ of\ range
   |has\ no\ attribute|unexpected\ keyword|positional\ argument
   |not\ (iterable|subscriptable|callable)|codec\ can't|invalid\ literal
@@ -113,6 +115,10 @@ LOGGED = re.compile(r'[IWE]\d{4} |WARNING: All log messages')
 
 class Accepted(BaseException):
   """A bad input has come as far as the work; not for the command to catch."""
+
+
+class Late(BaseException):
+  """What is wrong was not found in time; not for the command to catch."""
 
 
 class World(types.SimpleNamespace):
@@ -140,7 +146,7 @@ def world(tmp_path_factory):
   (folder / 'binary').write_bytes(bytes(range(256)) * 4)
   (folder / 'no_data').mkdir()
   tiny = ROOT / 'tests' / 'fixtures' / 't5x_tiny'
-  return World(
+  world = World(
     rows=folder / 'rows.jsonl',
     native=folder / 'native',
     hugging_face=folder / 'hugging_face',
@@ -157,6 +163,9 @@ def world(tmp_path_factory):
     vocabulary=ROOT / 'results' / 'pretraining' / 'vocabulary.model',
     repo=ROOT,
   )
+  before = _snapshot(folder)
+  yield world
+  assert _snapshot(folder) == before
 
 
 def _random_params(config):
@@ -200,14 +209,14 @@ def _write_scores(folder, name):
 
 
 @pytest.fixture
-def whole(tmp_path, world):
+def expanded(tmp_path, world):
   """Returns a function that puts paths in a text, for `$name`."""
   names = {**vars(world), 'tmp': tmp_path}
   return lambda text: string.Template(text).safe_substitute(names)
 
 
 @pytest.fixture
-def run(whole, tmp_path, tmp_path_factory, monkeypatch, capfd):
+def run(expanded, tmp_path, tmp_path_factory, monkeypatch, capfd):
   """Returns a function that runs a command up to where its work begins.
 
   What would train, decode or compile for a TPU raises `Accepted` instead, and
@@ -217,11 +226,13 @@ def run(whole, tmp_path, tmp_path_factory, monkeypatch, capfd):
   import gqa_flax.timing.measure
   import gqa_flax.timing.tpu_compile
   import gqa_flax.training.loop
+  import gqa_flax.training.start
 
   def accept(*_, **__):
     raise Accepted
 
   for module, name in (
+    (gqa_flax.training.start, 'new_state'),
     (gqa_flax.training.loop, 'step_function'),
     (gqa_flax.evaluation.decoding, 'decode_tokens'),
     (gqa_flax.timing.measure, 'measure'),
@@ -240,28 +251,39 @@ def run(whole, tmp_path, tmp_path_factory, monkeypatch, capfd):
     'sys.stdin', io.TextIOWrapper(io.BytesIO(b'A line.\n'), 'utf-8')
   )
   monkeypatch.chdir(tmp_path)
+
+  def late(*_):
+    raise Late
+
+  handler = signal.signal(signal.SIGALRM, late)
   compilation_cache = jax.config.jax_compilation_cache_dir
 
   def run(base, changes=()):
     capfd.readouterr()
-    argv = [whole(argument) for argument in _changed(base, changes)]
-    start = time.monotonic()
+    argv = [expanded(argument) for argument in _changed(base, changes)]
+    start = time.process_time()
+    signal.alarm(60)
     try:
       status = cli.main(argv)
     except SystemExit as exit_:  # argparse
       status = exit_.code
     except Accepted:
       status = 0
+    except Late:
+      status = None
+    finally:
+      signal.alarm(0)
     out, err = capfd.readouterr()
     return types.SimpleNamespace(
       argv=argv,
       status=status,
       out=out,
       err=err,
-      seconds=time.monotonic() - start,
+      seconds=time.process_time() - start,
     )
 
   yield run
+  signal.signal(signal.SIGALRM, handler)
   jax.config.update('jax_compilation_cache_dir', compilation_cache)
 
 
@@ -277,13 +299,13 @@ def _changed(base, changes) -> list[str]:
 
 
 @pytest.fixture
-def refused(run, whole, tmp_path):
+def refused(run, expanded, tmp_path):
   """Returns a function that checks that a case is refused as it should be."""
 
   def refused(base, changes, *fragments):
     before = _snapshot(tmp_path)
     done = run(base, changes)
-    wanted = [whole(fragment) for fragment in fragments]
+    wanted = [expanded(fragment) for fragment in fragments]
     found = _complaints(done, COMMANDS[base][0], wanted)
     after = _snapshot(tmp_path)
     changed = sorted(
@@ -307,6 +329,8 @@ def _complaints(done, name, fragments) -> list[str]:
   """Returns what is wrong with an answer to a bad input."""
   if done.status == 0:
     return ['accepted']
+  if done.status is None:
+    return ['not found within a minute']
   lines = [line for line in done.err.splitlines() if not LOGGED.match(line)]
   usage = done.status == 2 and lines[:1] and lines[0].startswith('usage: ')
   last = lines[-1] if lines else ''

@@ -1,6 +1,7 @@
 """Paths: of the wrong kind, of nothing, or where nothing can be written."""
 
 import io
+import shutil
 
 import pytest
 
@@ -64,23 +65,36 @@ def test_another_format_names_the_conversion(refused, command, setting, format):
   )
 
 
+@pytest.mark.parametrize(
+  ('command', 'setting', 'name', 'others'),
+  [
+    ('train', 'MODEL_DIR', 'scores_a', ()),
+    ('train', 'MODEL_DIR', 'hugging_face', ()),
+    ('train', 'MODEL_DIR', 't5x', ()),
+    ('train', 'MODEL_DIR', 't5x_legacy', ()),
+    ('convert', 'OUTPUT', 'native', ()),
+    ('convert', 'OUTPUT', 'hugging_face', ()),
+    ('convert', 'OUTPUT', 't5x', ()),
+    ('convert', 'OUTPUT', 't5x_legacy', ()),
+    ('convert', 'OUTPUT', 'results', ('--gin.OUTPUT_FORMAT=hugging_face',)),
+    ('convert', 'OUTPUT', 'native', ('--gin.OUTPUT_FORMAT=t5x_legacy',)),
+    ('evaluate', 'OUTPUT_DIR', 'scores_a', ()),
+    ('evaluate', 'OUTPUT_DIR', 'scores_bleu', ()),
+    ('evaluate', 'OUTPUT_DIR', 'hugging_face', ()),
+  ],
+)
+def test_a_folder_that_is_taken(
+  refused, world, tmp_path, command, setting, name, others
+):
+  shutil.copytree(vars(world)[name], tmp_path / 'taken')
+  refused(command, [f'--gin.{setting}=taken', *others], setting, 'taken')
+
+
 CASES = [
   ('train', '--gin.COMPILATION_CACHE=/proc/x', 'COMPILATION_CACHE', '/proc/x'),
   ('train', '--gin.COMPILATION_CACHE=$rows', 'COMPILATION_CACHE', '$rows'),
   ('train', '--gin.COMPILATION_CACHE=5', 'COMPILATION_CACHE', '5'),
   ('train', '--gin.COMPILATION_CACHE=', 'COMPILATION_CACHE'),
-  ('train', '--gin.MODEL_DIR=$scores_a', 'MODEL_DIR', '$scores_a'),
-  ('train', '--gin.MODEL_DIR=$hugging_face', 'MODEL_DIR', '$hugging_face'),
-  ('train', '--gin.MODEL_DIR=$t5x_legacy', 'MODEL_DIR', '$t5x_legacy'),
-  ('convert', '--gin.OUTPUT=$native', 'OUTPUT', '$native'),
-  ('convert', '--gin.OUTPUT=$hugging_face', 'OUTPUT', '$hugging_face'),
-  ('convert', '--gin.OUTPUT=$t5x', 'OUTPUT', '$t5x'),
-  (
-    'convert',
-    ['--gin.OUTPUT_FORMAT=hugging_face', '--gin.OUTPUT=$results'],
-    'OUTPUT',
-    '$results',
-  ),
   (
     'convert',
     ['--gin.OUTPUT_FORMAT=hugging_face', '--gin.OUTPUT=/proc/foo'],
@@ -93,7 +107,6 @@ CASES = [
     'OUTPUT',
     '/proc/foo',
   ),
-  ('evaluate', '--gin.OUTPUT_DIR=$scores_a', 'OUTPUT_DIR', '$scores_a'),
   ('calibrate', '--gin.STATISTICS=$rows', 'STATISTICS', '$rows'),
   ('calibrate', '--gin.STATISTICS=$empty', 'STATISTICS', '$empty'),
   ('calibrate', '--gin.STATISTICS=$binary', 'STATISTICS', '$binary'),
