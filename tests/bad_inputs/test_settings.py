@@ -5,10 +5,14 @@ gin file with the file. `pretrain`, `finetune` and the other commands share most
 settings, so each is tried where it is read first.
 """
 
+import pathlib
+import re
+
 import pytest
 
 INTEGER = ('abc', '1.5', '1e3', '', 'True', '[1]')
 BOOLEAN = ('maybe', 'yes', 'false', '2', '')
+HUGE = '1' + 30 * '0'
 NAME = ('nonsense', '5', '', '[]')
 
 # (command, setting, values that are refused)
@@ -63,6 +67,7 @@ SETTINGS = [
   ('train', 'FILES', ('5', '', 'None', '[]', '{}', "{'train': 5}")),
   ('train', 'INPUTS', ('5', '[]')),
   ('train', 'TARGETS', ('5', 'None', '[]')),
+  ('train', 'ANSWERS', ('5', '[]')),
   ('train', 'VOCABULARY', ('bytes', '5', '', 'None')),
   ('finetune', 'LEARNING_RATE', ('fast', '', 'None', '-1', '0', 'nan', 'inf')),
   ('finetune', 'KEEP_BEST', ('5', '')),
@@ -106,7 +111,36 @@ SETTINGS = [
   ('estimate', 'BATCH_SIZE', ('abc', '0', '-4')),
   ('estimate', 'PARAM_DTYPE', ('float16', '5')),
   ('estimate', 'MESH_DATA', ('all', '0')),
+  ('trivia_qa', 'EVIDENCE', ('wiki', '5', '', 'None')),
+  ('trivia_qa', 'LOWERCASE', BOOLEAN),
+  ('trivia_qa', 'DROP_WITHOUT_EVIDENCE', BOOLEAN),
+  ('trivia_qa', 'TFDS_NAME', ('5', '', 'None')),
+  ('media_sum', 'SPEAKERS', BOOLEAN),
+  ('multi_news', 'SEPARATOR', ('5', 'None', '[]')),
+  # More than a step, a seed or an array can have.
+  ('train', 'TRAIN_STEPS', (HUGE,)),
+  ('train', 'RANDOM_SEED', (HUGE,)),
+  ('train', 'BATCH_SIZE', (HUGE,)),
+  ('train', 'VOCAB_SIZE', (HUGE,)),
+  ('train', 'HANG_SECONDS', ('1e300', 'inf')),
+  ('convert', 'RANDOM_SEED', (HUGE,)),
+  ('evaluate', 'BATCH_SIZE', (HUGE,)),
+  ('time', 'BATCH_SIZE', (HUGE,)),
 ]
+
+
+def test_no_setting_is_left_out():
+  gin_files = pathlib.Path(__file__).parents[2] / 'gin_configs'
+  known = {
+    name
+    for path in gin_files.glob('*/*.gin')
+    for name in re.findall('^([A-Z][A-Z0-9_]*) =', path.read_text(), re.M)
+  }
+  paths = {
+    *('MODEL_DIR', 'INITIAL_CHECKPOINT_PATH', 'CHECKPOINT', 'OUTPUT_DIR'),
+    *('INPUT', 'OUTPUT', 'STATISTICS', 'COMPILATION_CACHE', 'VOCABULARY_FILE'),
+  }
+  assert known - paths == {setting for _, setting, _ in SETTINGS}
 
 
 @pytest.mark.parametrize(
