@@ -24,19 +24,17 @@ def _cut(path: pathlib.Path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-# What is done to a copy, by the format; a name in it that must be said.
+# What is done to a copy, by its format.
 DAMAGE = {
   'native': {
     'no_params': lambda c: shutil.rmtree(c / 'checkpoint_7/params'),
     'no_model': lambda c: shutil.rmtree(c / 'checkpoint_7/model'),
-    'cut_model': lambda c: _cut(_first(c / 'checkpoint_7/model', '*')),
-    'empty_model': lambda c: _first(c / 'checkpoint_7/model', '*').write_text(
-      ''
-    ),
-    'list_model': lambda c: _first(c / 'checkpoint_7/model', '*').write_text(
+    'cut_model': lambda c: _cut(c / 'checkpoint_7/model/metadata'),
+    'empty_model': lambda c: (c / 'checkpoint_7/model/metadata').write_text(''),
+    'list_model': lambda c: (c / 'checkpoint_7/model/metadata').write_text(
       '[]'
     ),
-    'nested_model': lambda c: _first(c / 'checkpoint_7/model', '*').write_text(
+    'nested_model': lambda c: (c / 'checkpoint_7/model/metadata').write_text(
       '[' * 100_000
     ),
     'empty': lambda c: (

@@ -28,7 +28,6 @@ CASES = [
     *('cnn_dailymail:3.4.0', 'gqa-flax data prepare cnn_dailymail'),
   ),
   ('data check', [*NO_TASK, 'own_files'], '--gin.FILES='),
-  ('data check', [*NO_TASK, 'wikipedia_summarization'], 'VOCABULARY_FILE'),
   ('data check', '--split=vallidation', '--split', 'vallidation', 'validation'),
   ('data check', '--split=', '--split'),
   ('data check', '--split=train[:5]', '--split', 'train[:5]'),

@@ -50,7 +50,7 @@ FILES = {
     b'VOCABULARY = @vocabulary.sentence_piece()\n',
     ('mine.gin', 'vocabulary.sentence_piece'),
   ),
-  'no_such_macro': (b'BATCH_SIZE = %BATCHSIZE\n', ('BATCHSIZE',)),
+  'no_such_macro': (b'WARMUP_STEPS = %WARMUP\n', ('WARMUP',)),
   'setting_that_nothing_reads': (
     b'TRAIN_STEP = 9\n',
     ('mine.gin', 'TRAIN_STEP', 'TRAIN_STEPS'),

@@ -139,7 +139,6 @@ def test_lines_of_predictions(refused, copied, content):
     ({'target': 'another'}, ('target', 'another')),
     ({'inputs': 'gone'}, ('inputs',)),
     ({'inputs': 'another'}, ('inputs', 'another')),
-    ({'index': 5}, ('index', '5')),
   ],
 )
 def test_one_prediction(refused, copied, changes, fragments):
