@@ -6,144 +6,134 @@ import shutil
 import pytest
 
 
-@pytest.fixture
-def copied(world, tmp_path):
-  """Returns a function that copies a checkpoint to be spoilt."""
-
-  def copied(format: str) -> pathlib.Path:
-    return shutil.copytree(vars(world)[format], tmp_path / 'copy')
-
-  return copied
+def _remove(path: pathlib.Path):
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _first(folder, pattern) -> pathlib.Path:
-  return min(path for path in folder.rglob(pattern) if path.is_file())
+def _empty(path: pathlib.Path):
+  _remove(path)
+  path.mkdir()
+
+
+def _file(path: pathlib.Path):
+  _remove(path)
+  path.touch()
 
 
 def _cut(path: pathlib.Path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-# What is done to a copy, by its format.
+def _write(content: bytes):
+  return lambda path: path.write_bytes(content)
+
+
+NESTED = 100_000 * b'['
+# What is done to the files of a copy that match, by its format.
 DAMAGE = {
   'native': {
-    'no_params': lambda c: shutil.rmtree(c / 'checkpoint_7/params'),
-    'no_model': lambda c: shutil.rmtree(c / 'checkpoint_7/model'),
-    'cut_model': lambda c: _cut(c / 'checkpoint_7/model/metadata'),
-    'empty_model': lambda c: (c / 'checkpoint_7/model/metadata').write_text(''),
-    'list_model': lambda c: (c / 'checkpoint_7/model/metadata').write_text(
-      '[]'
-    ),
-    'nested_model': lambda c: (c / 'checkpoint_7/model/metadata').write_text(
-      '[' * 100_000
-    ),
-    'empty': lambda c: (
-      shutil.rmtree(c / 'checkpoint_7'),
-      (c / 'checkpoint_7').mkdir(),
-    ),
-    'a_file': lambda c: (
-      shutil.rmtree(c / 'checkpoint_7'),
-      (c / 'checkpoint_7').touch(),
-    ),
-    'cut_array': lambda c: _cut(
-      max(
-        (p for p in (c / 'checkpoint_7/params').rglob('*') if p.is_file()),
-        key=lambda p: p.stat().st_size,
-      )
-    ),
-    'other_bytes': lambda c: max(
-      (p for p in (c / 'checkpoint_7/params').rglob('*') if p.is_file()),
-      key=lambda p: p.stat().st_size,
-    ).write_bytes(b'\0' * 100),
-    'all_files_empty': lambda c: [
-      p.write_bytes(b'') for p in c.rglob('*') if p.is_file()
-    ],
+    'no_params': (_remove, 'checkpoint_7/params'),
+    'no_model': (_remove, 'checkpoint_7/model'),
+    'empty_params': (_empty, 'checkpoint_7/params'),
+    'empty_model': (_empty, 'checkpoint_7/model'),
+    'cut_model': (_cut, 'checkpoint_7/model/metadata'),
+    'blank_model': (_write(b''), 'checkpoint_7/model/metadata'),
+    'list_model': (_write(b'[]'), 'checkpoint_7/model/metadata'),
+    'object_model': (_write(b'{}'), 'checkpoint_7/model/metadata'),
+    'nested_model': (_write(NESTED), 'checkpoint_7/model/metadata'),
+    'not_utf_8_model': (_write(b'\xff'), 'checkpoint_7/model/metadata'),
+    'empty': (_empty, 'checkpoint_7'),
+    'file': (_file, 'checkpoint_7'),
+    'cut_arrays': (_cut, 'checkpoint_7/params/d/*'),
+    'no_arrays': (_remove, 'checkpoint_7/params/d/*'),
+    'other_bytes': (_write(100 * b'\0'), 'checkpoint_7/params/d/*'),
+    'cut_manifest': (_cut, 'checkpoint_7/params/manifest.ocdbt'),
+    'nested_metadata': (_write(NESTED), 'checkpoint_7/params/_METADATA'),
   },
   't5x_legacy': {
-    'no_index': lambda c: (c / 'checkpoint_3/checkpoint').unlink(),
-    'empty_index': lambda c: (c / 'checkpoint_3/checkpoint').write_bytes(b''),
-    'text_index': lambda c: (c / 'checkpoint_3/checkpoint').write_bytes(
-      b'hello'
+    'no_index': (_remove, 'checkpoint_3/checkpoint'),
+    'blank_index': (_write(b''), 'checkpoint_3/checkpoint'),
+    'text_index': (_write(b'hello'), 'checkpoint_3/checkpoint'),
+    'list_index': (_write(b'\x91\x01'), 'checkpoint_3/checkpoint'),
+    'cut_index': (_cut, 'checkpoint_3/checkpoint'),
+    'tensorflow': (
+      _write(b'model_checkpoint_path: "model.ckpt-1000000"\n'),
+      'checkpoint_3/checkpoint',
     ),
-    'list_index': lambda c: (c / 'checkpoint_3/checkpoint').write_bytes(
-      b'\x91\x01'
-    ),
-    'tensorflow': lambda c: (c / 'checkpoint_3/checkpoint').write_bytes(
-      b'model_checkpoint_path: "model.ckpt-1000000"\n'
-    ),
-    'cut_index': lambda c: _cut(c / 'checkpoint_3/checkpoint'),
-    'no_array': lambda c: shutil.rmtree(
-      min((c / 'checkpoint_3').glob('target.*'))
-    ),
-    'no_chunk': lambda c: _first(c / 'checkpoint_3', '0.0').unlink(),
-    'cut_chunk': lambda c: _cut(_first(c / 'checkpoint_3', 'target*/0.0')),
-    'text_zarray': lambda c: _first(
-      c / 'checkpoint_3', 'target*/.zarray'
-    ).write_text('hello'),
-    'list_zarray': lambda c: _first(
-      c / 'checkpoint_3', 'target*/.zarray'
-    ).write_text('[]'),
-    'a_file': lambda c: (
-      shutil.rmtree(c / 'checkpoint_3'),
-      (c / 'checkpoint_3').touch(),
-    ),
-    'index_alone': lambda c: [
-      shutil.rmtree(p) for p in (c / 'checkpoint_3').iterdir() if p.is_dir()
-    ],
+    'folder_index': (_empty, 'checkpoint_3/checkpoint'),
+    'no_arrays': (_remove, 'checkpoint_3/target.*'),
+    'no_chunks': (_remove, 'checkpoint_3/target.*/0.0'),
+    'cut_chunks': (_cut, 'checkpoint_3/target.*/0.0'),
+    'text_zarray': (_write(b'hello'), 'checkpoint_3/target.*/.zarray'),
+    'list_zarray': (_write(b'[]'), 'checkpoint_3/target.*/.zarray'),
+    'nested_zarray': (_write(NESTED), 'checkpoint_3/target.*/.zarray'),
+    'empty': (_empty, 'checkpoint_3'),
+    'file': (_file, 'checkpoint_3'),
   },
   't5x': {
-    'no_state': lambda c: shutil.rmtree(c / 'checkpoint_3/state'),
-    'empty_state': lambda c: (
-      shutil.rmtree(c / 'checkpoint_3/state'),
-      (c / 'checkpoint_3/state').mkdir(),
-    ),
-    'no_metadata': lambda c: (c / 'checkpoint_3/state/_METADATA').unlink(),
-    'text_metadata': lambda c: (c / 'checkpoint_3/state/_METADATA').write_text(
-      'hello'
-    ),
-    'list_metadata': lambda c: (c / 'checkpoint_3/state/_METADATA').write_text(
-      '[]'
-    ),
-    'nested_metadata': lambda c: (
-      c / 'checkpoint_3/state/_METADATA'
-    ).write_text('[' * 100_000),
-    'no_manifest': lambda c: [p.unlink() for p in c.rglob('manifest.ocdbt')],
-    'cut_manifest': lambda c: [_cut(p) for p in c.rglob('manifest.ocdbt')],
-    'cut_data': lambda c: [_cut(p) for p in c.rglob('d/*') if p.is_file()],
-    'no_data': lambda c: [p.unlink() for p in c.rglob('d/*')],
+    'no_state': (_remove, 'checkpoint_3/state'),
+    'empty_state': (_empty, 'checkpoint_3/state'),
+    'file_state': (_file, 'checkpoint_3/state'),
+    'no_metadata': (_remove, 'checkpoint_3/state/_METADATA'),
+    'text_metadata': (_write(b'hello'), 'checkpoint_3/state/_METADATA'),
+    'list_metadata': (_write(b'[]'), 'checkpoint_3/state/_METADATA'),
+    'object_metadata': (_write(b'{}'), 'checkpoint_3/state/_METADATA'),
+    'nested_metadata': (_write(NESTED), 'checkpoint_3/state/_METADATA'),
+    'not_utf_8_metadata': (_write(b'\xff'), 'checkpoint_3/state/_METADATA'),
+    'no_manifests': (_remove, '**/manifest.ocdbt'),
+    'cut_manifests': (_cut, '**/manifest.ocdbt'),
+    'no_data': (_remove, '**/d/*'),
+    'cut_data': (_cut, '**/d/*'),
   },
 }
+
+
+@pytest.fixture
+def damaged(world, tmp_path):
+  """Returns a function that makes a damaged copy of a checkpoint."""
+
+  def damaged(format: str, damage: str):
+    action, pattern = DAMAGE[format][damage]
+    copy = shutil.copytree(vars(world)[format], tmp_path / 'copy')
+    paths = sorted(copy.glob(pattern))
+    assert paths
+    for path in paths:
+      action(path)
+
+  return damaged
 
 
 @pytest.mark.parametrize(
   ('format', 'damage'),
   [(format, damage) for format, all_ in DAMAGE.items() for damage in all_],
 )
-def test_a_damaged_checkpoint_is_not_converted(refused, copied, format, damage):
-  DAMAGE[format][damage](copied(format))
-  heads = '--gin.NUM_KV_HEADS=2'
-  refused('convert', ['--gin.INPUT=copy', heads], 'copy')
+def test_a_damaged_checkpoint_is_not_converted(
+  refused, damaged, format, damage
+):
+  damaged(format, damage)
+  refused('convert', '--gin.INPUT=copy', 'copy')
 
 
 @pytest.mark.parametrize('damage', DAMAGE['native'])
 @pytest.mark.parametrize('command', ['evaluate', 'infer', 'finetune'])
-def test_a_damaged_checkpoint_is_not_used(refused, copied, command, damage):
-  DAMAGE['native'][damage](copied('native'))
+def test_a_damaged_checkpoint_is_not_used(refused, damaged, command, damage):
+  damaged('native', damage)
   name = 'CHECKPOINT'
   if command == 'finetune':
     name = 'INITIAL_CHECKPOINT_PATH'
   refused(command, f'--gin.{name}=copy', 'copy')
 
 
-@pytest.mark.parametrize('format', ['native', 't5x', 't5x_legacy'])
+FORMATS = ('native', 't5x', 't5x_legacy', 'hugging_face')
+
+
 @pytest.mark.parametrize(
-  'name', ['native', 't5x', 't5x_legacy', 'hugging_face']
+  ('format', 'other'),
+  [(one, other) for one in FORMATS for other in FORMATS if one != other],
 )
-def test_a_format_that_it_is_not(refused, format, name):
-  if name == format:
-    name = 'hugging_face'
+def test_a_format_that_it_is_not(refused, format, other):
   refused(
     'convert',
-    [f'--gin.INPUT=${format}', f'--gin.INPUT_FORMAT={name}'],
-    *('INPUT_FORMAT', name, format, f'${format}'),
+    [f'--gin.INPUT=${format}', f'--gin.INPUT_FORMAT={other}'],
+    *('INPUT_FORMAT', other, format, f'${format}'),
   )

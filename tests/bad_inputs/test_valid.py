@@ -30,6 +30,12 @@ def test_what_is_made_wrong_is_right_before(run, base):
   assert done.status == 0, done.err
 
 
+@pytest.mark.parametrize('format', ['hugging_face', 't5x', 't5x_legacy'])
+def test_what_is_damaged_is_whole_before(run, format):
+  done = run('convert', f'--gin.INPUT=${format}')
+  assert done.status == 0, done.err
+
+
 def test_what_is_accepted_is_seen(run, refused):
   with pytest.raises(pytest.fail.Exception, match='accepted'):
     refused('cost', '--batch_size=64')
