@@ -4,10 +4,10 @@ import pytest
 
 CASES = [
   # cost
-  ('cost', ['!xxl', 'xxxl'], 'MODEL', 'xxxl', 'xxl'),
-  ('cost', ['!xxl', 't5_1_1_xxxl'], 'MODEL', 't5_1_1_xxxl', 'xxl'),
-  ('cost', ['!xxl', ''], 'MODEL'),
-  ('cost', ['!xxl', '5'], 'MODEL', '5'),
+  ('cost', ['!xxl', 'xxxl'], 'model', 'xxxl', 'xxl'),
+  ('cost', ['!xxl', 't5_1_1_xxxl'], 'model', 't5_1_1_xxxl', 'xxl'),
+  ('cost', ['!xxl', ''], 'model'),
+  ('cost', ['!xxl', '5'], 'model', '5'),
   ('cost', '!xxl', 'MODEL'),
   ('cost', 'large', 'large'),
   ('cost', '--num_kv_heads=3', '--num_kv_heads', '3', '64'),
@@ -29,9 +29,9 @@ CASES = [
   ('cost', '--target_length=0', '--target_length', '0'),
   ('cost', '--target_length=nan', '--target_length', 'nan'),
   ('cost', '--length=4096', '--length', 'xxl', '--source_length'),
-  ('cost', '--chip=v4p', '--chip', 'v4p', 'v4'),
-  ('cost', '--chip=h100', '--chip', 'h100', 'v5e'),
-  ('cost', '--chip=', '--chip'),
+  ('cost', '--chip=v4p', 'chip', 'v4p', 'v4'),
+  ('cost', '--chip=h100', 'chip', 'h100', 'v5e'),
+  ('cost', '--chip=', 'chip'),
   ('cost', '--num_chips=0', '--num_chips', '0'),
   ('cost', '--num_chips=-8', '--num_chips', '-8'),
   ('cost', '--num_chips=eight', '--num_chips', 'eight'),
