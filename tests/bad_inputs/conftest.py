@@ -2,9 +2,10 @@
 
 A case is a tuple: the name of a command line in `COMMANDS`, what changes in it
 (an argument to add, or a list of them; `!--flag` removes those that start so),
-and fragments that the error must have, quotation marks apart. `$name` stands
-for a path of `world`, `$tmp` for a folder of the case's own, in which it runs.
-The fixture `refused` runs a case; `_complaints` lists what an error may not be.
+and fragments that the error must have, quotation marks apart; what is in lower
+case there may be in upper case in the error. `$name` stands for a path of `world`,
+`$tmp` for a folder of the case's own, in which it runs. The fixture `refused`
+runs a case; `_complaints` lists what an error may not be.
 """
 
 import hashlib
@@ -99,7 +100,7 @@ COMMANDS = {
 # Names of Python, of libraries, and of what they pass on from the system.
 INTERNALS = re.compile(
   r"""Traceback|\ File\ "|[Ee]rrno|OCDBT|OUT_OF_RANGE
-  |RESOURCE_EXHAUSTED|INVALID_ARGUMENT|NOT_FOUND|FAILED_PRECONDITION|DATA_LOSS
+  |RESOURCE_EXHAUSTED|INVALID_ARGUMENT|NOT_FOUND|FAILED_PRECONDITION|DATA_LOSS|INTERNAL:
   |\b\w*(Type|Key|Index|Attribute|Value|Recursion|Unicode\w*|Overflow
   |Assertion|Directory|Permission|NotFound|JSONDecode|ZeroDivision|Runtime
   |Import|Lookup|Name|OS|IO)Error
@@ -350,11 +351,16 @@ def _complaints(done, name, fragments) -> list[str]:
   if internals := sorted({match[0] for match in INTERNALS.finditer(words)}):
     found.append(f'internals: {internals}')
   plain = _unquoted(said)
-  if missing := [x for x in fragments if _unquoted(x) not in plain]:
+  if missing := [x for x in fragments if not _holds(plain, _unquoted(x))]:
     found.append(f'does not say {missing}')
   if done.seconds > 10:
     found.append(f'checked late, after {done.seconds:.0f} s')
   return found
+
+
+def _holds(text: str, fragment: str) -> bool:
+  """Whether a fragment is there; one in lower case, in any case."""
+  return fragment in text or (fragment.islower() and fragment in text.lower())
 
 
 def _unquoted(text: str) -> str:

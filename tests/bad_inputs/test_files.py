@@ -64,8 +64,6 @@ FILES = {
     ('line 2', 'text'),
   ),
   'null_bytes.jsonl': (b'\0' * 100 + b'\n', ('line 1',)),
-  'empty.jsonl': (b'', ('no examples',)),
-  'blank.jsonl': (b'\n\n\n', ('no examples',)),
   # Compressed
   'cut.jsonl.gz': (gzip.compress(ROW * 1000, mtime=0)[:-20], ()),
   'plain.jsonl.gz': (ROW, ()),
@@ -79,8 +77,6 @@ FILES = {
   'twice.csv': (b'text,text,summary\na,b,c\n', ('line 1', 'text')),
   'latin_1.csv': ('text,summary\nfür,b\n'.encode('latin-1'), ('line 2',)),
   'null_bytes.csv': (b'text,summary\na\0,b\n', ('line 2',)),
-  'header_alone.csv': (b'text,summary\n', ('no examples',)),
-  'empty.csv': (b'', ('no examples',)),
   'tabs.csv': (b'text\tsummary\na\tb\n', ('line 1', 'summary')),
   # Parquet
   'text.parquet': (b'text,summary\na,b\n', ('Parquet',)),
@@ -99,12 +95,6 @@ FILES = {
     ('row 1', 'text'),
   ),
   'not_utf_8.parquet': (_not_utf_8(), ('row 2', 'UTF-8')),
-  'no_rows.parquet': (
-    _parquet(
-      {'text': pa.array([], pa.string()), 'summary': pa.array([], pa.string())}
-    ),
-    ('no examples',),
-  ),
   # Endings
   'rows.txt': (ROW, ('.jsonl',)),
   'rows': (ROW, ('.jsonl',)),
@@ -122,6 +112,26 @@ def test_a_bad_data_file(refused, tmp_path, command, name):
 
 
 @pytest.mark.parametrize(
+  ('name', 'content'),
+  [
+    ('empty.jsonl', b''),
+    ('blank.jsonl', b'\n\n\n'),
+    ('empty.csv', b''),
+    ('header_alone.csv', b'text,summary\n'),
+    (
+      'no_rows.parquet',
+      _parquet(dict.fromkeys(('text', 'summary'), pa.array([], pa.string()))),
+    ),
+  ],
+)
+@pytest.mark.parametrize('command', ['train', 'evaluate', 'data check'])
+def test_a_data_file_without_rows(refused, tmp_path, command, name, content):
+  (tmp_path / name).write_bytes(content)
+  files = {'train': f'{tmp_path}/{name}', 'validation': f'{tmp_path}/{name}'}
+  refused(command, f'--gin.FILES={files}', 'own_files', 'no examples')
+
+
+@pytest.mark.parametrize(
   ('path', 'fragments'),
   [
     ('$tmp/nothing.jsonl', ('$tmp/nothing.jsonl',)),
@@ -129,7 +139,7 @@ def test_a_bad_data_file(refused, tmp_path, command, name):
     ('$empty', ('$empty',)),
     ('$rows/deeper.jsonl', ('$rows/deeper.jsonl',)),
     ('/proc/foo.jsonl', ('/proc/foo.jsonl',)),
-    ('', ('FILES',)),
+    ('', ('files',)),
     ('file://$tmp/nothing.jsonl', ('nothing.jsonl',)),
     ('ftp://host/rows.jsonl', ('ftp://host/rows.jsonl',)),
     ('http://host/rows.jsonl', ('http://host/rows.jsonl',)),
@@ -144,12 +154,12 @@ def test_a_path_of_no_data(refused, command, path, fragments):
 @pytest.mark.parametrize(
   ('changes', 'fragments'),
   [
-    (['--gin.INPUTS={txt}'], ('INPUTS', 'txt', 'text', 'rows.jsonl')),
+    (['--gin.INPUTS={txt}'], ('txt', 'text', 'rows.jsonl')),
     (['--gin.TARGETS={sumary}'], ('sumary', 'summary', 'rows.jsonl')),
-    (['--gin.INPUTS={text!r}'], ('INPUTS', '{text!r}')),
-    (['--gin.INPUTS={text:>9}'], ('INPUTS', '{text:>9}')),
-    (['--gin.INPUTS={0}'], ('0', 'text')),
-    (['--gin.INPUTS={text}}'], ('INPUTS', '{text}}')),
+    (['--gin.INPUTS={text!r}'], ('inputs', '{text!r}')),
+    (['--gin.INPUTS={text:>9}'], ('inputs', '{text:>9}')),
+    (['--gin.INPUTS={0}'], ('inputs', '{0}')),
+    (['--gin.INPUTS={text}}'], ('inputs', '{text}}')),
     (
       ['--gin.METRIC=trivia_qa', '--gin.ANSWERS=answers'],
       ('answers', 'rows.jsonl'),
