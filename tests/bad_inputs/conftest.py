@@ -2,10 +2,11 @@
 
 A case is a tuple: the name of a command line in `COMMANDS`, what changes in it
 (an argument to add, or a list of them; `!--flag` removes those that start so),
-and fragments that the error must have, quotation marks apart; what is in lower
-case there may be in upper case in the error. `$name` stands for a path of `world`,
-`$tmp` for a folder of the case's own, in which it runs. The fixture `refused`
-runs a case; `_complaints` lists what an error may not be.
+and fragments that the error must have, quotation marks apart. What is in lower
+case there may be in upper case in the error. `$name` stands for a path of
+`world`, `$tmp` for a folder of the case's own, in which it runs.
+
+The fixture `refused` runs a case; `_complaints` lists what an error may not be.
 """
 
 import hashlib
