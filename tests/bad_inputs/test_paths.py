@@ -73,7 +73,6 @@ def test_another_format_names_the_conversion(refused, command, setting, format):
 @pytest.mark.parametrize(
   ('command', 'setting', 'name', 'others'),
   [
-    ('train', 'MODEL_DIR', 'scores_a', ()),
     ('train', 'MODEL_DIR', 'hugging_face', ()),
     ('train', 'MODEL_DIR', 't5x', ()),
     ('train', 'MODEL_DIR', 't5x_legacy', ()),
@@ -85,7 +84,6 @@ def test_another_format_names_the_conversion(refused, command, setting, format):
     ('convert', 'OUTPUT', 'native', ('--gin.OUTPUT_FORMAT=t5x_legacy',)),
     ('evaluate', 'OUTPUT_DIR', 'scores_a', ()),
     ('evaluate', 'OUTPUT_DIR', 'scores_bleu', ()),
-    ('evaluate', 'OUTPUT_DIR', 'hugging_face', ()),
   ],
 )
 def test_a_folder_that_is_taken(
