@@ -10,6 +10,7 @@ The fixture `refused` runs a case; `_complaints` lists what an error may not be.
 """
 
 import hashlib
+import importlib
 import io
 import json
 import pathlib
@@ -19,10 +20,12 @@ import socket
 import string
 import time
 import types
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+import seqio
 from flax import traverse_util
 
 from gqa_flax import cli
@@ -128,12 +131,17 @@ class Late(BaseException):
   """What is wrong was not found in time; not for the command to catch."""
 
 
-class World(types.SimpleNamespace):
-  """Paths of what is valid, by name."""
+class Answer(NamedTuple):
+  """What came of a command; a status of None is no answer in two minutes."""
+
+  status: int | None
+  err: str
+  seconds: float  # of CPU
 
 
 @pytest.fixture(scope='session')
 def world(tmp_path_factory):
+  """Paths of what is valid, of what is empty, and of what is nonsense."""
   folder = tmp_path_factory.mktemp('world')
   rows = [{'text': f'a long text {i}', 'summary': f'{i}'} for i in range(16)]
   (folder / 'rows.jsonl').write_text(
@@ -153,7 +161,7 @@ def world(tmp_path_factory):
   (folder / 'binary').write_bytes(bytes(range(256)) * 4)
   (folder / 'no_data').mkdir()
   tiny = ROOT / 'tests' / 'fixtures' / 't5x_tiny'
-  world = World(
+  paths = types.SimpleNamespace(
     rows=folder / 'rows.jsonl',
     native=folder / 'native',
     hugging_face=folder / 'hugging_face',
@@ -171,7 +179,7 @@ def world(tmp_path_factory):
     repo=ROOT,
   )
   before = _snapshot(folder)
-  yield world
+  yield paths
   assert _snapshot(folder) == before
 
 
@@ -223,53 +231,61 @@ def expanded(tmp_path, world):
 
 
 @pytest.fixture
-def run(expanded, tmp_path, tmp_path_factory, monkeypatch, capfd):
-  """Returns a function that runs a command up to where its work begins.
+def alone(tmp_path, tmp_path_factory, monkeypatch):
+  """Keeps a case from the network, the user's folders and other cases."""
 
-  What would train, decode or compile for a TPU raises `Accepted` instead, and
-  nothing reaches a network.
-  """
-  import gqa_flax.evaluation.decoding
-  import gqa_flax.timing.measure
-  import gqa_flax.timing.tpu_compile
-  import gqa_flax.training.loop
-  import gqa_flax.training.start
+  def unreachable(*_):
+    raise OSError('there is no network')
+
+  home = tmp_path_factory.mktemp('home')
+  monkeypatch.setattr(socket.socket, 'connect', unreachable)
+  monkeypatch.setattr(socket, 'getaddrinfo', unreachable)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(home))
+  monkeypatch.setenv('TFDS_DATA_DIR', str(home / 'tfds'))
+  monkeypatch.setattr(
+    'sys.stdin', io.TextIOWrapper(io.BytesIO(b'A line.\n'), 'utf-8')
+  )
+  monkeypatch.chdir(tmp_path)
+  compilation_cache = jax.config.jax_compilation_cache_dir
+  cached_tasks = seqio.get_global_cache_dirs()
+  yield
+  jax.config.update('jax_compilation_cache_dir', compilation_cache)
+  seqio.set_global_cache_dirs(cached_tasks)
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+  """Raises `Accepted` from where a command would train, decode or compile."""
 
   def accept(*_, **__):
     raise Accepted
 
   for module, name in (
-    (gqa_flax.training.start, 'new_state'),
-    (gqa_flax.training.loop, 'step_function'),
-    (gqa_flax.evaluation.decoding, 'decode_tokens'),
-    (gqa_flax.timing.measure, 'measure'),
-    (gqa_flax.timing.tpu_compile, 'compile_decoding'),
+    ('training.start', 'new_state'),
+    ('training.loop', 'step_function'),
+    ('evaluation.decoding', 'decode_tokens'),
+    ('timing.measure', 'measure'),
+    ('timing.tpu_compile', 'compile_decoding'),
   ):
-    monkeypatch.setattr(module, name, accept)
+    monkeypatch.setattr(
+      importlib.import_module(f'gqa_flax.{module}'), name, accept
+    )
 
-  def unreachable(*_):
-    raise OSError('there is no network')
 
-  monkeypatch.setattr(socket.socket, 'connect', unreachable)
-  monkeypatch.setattr(socket, 'getaddrinfo', unreachable)
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path_factory.mktemp('tfds')))
-  monkeypatch.setattr(
-    'sys.stdin', io.TextIOWrapper(io.BytesIO(b'A line.\n'), 'utf-8')
-  )
-  monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def run(alone, stopped, expanded, capfd):
+  """Returns a function that runs a command up to where its work begins."""
 
   def late(*_):
     raise Late
 
   handler = signal.signal(signal.SIGALRM, late)
-  compilation_cache = jax.config.jax_compilation_cache_dir
 
   def run(base, changes=()):
-    capfd.readouterr()
     argv = [expanded(argument) for argument in _changed(base, changes)]
+    capfd.readouterr()
     start = time.process_time()
-    signal.alarm(60)
+    signal.alarm(120)
     try:
       status = cli.main(argv)
     except SystemExit as exit_:  # argparse
@@ -280,18 +296,10 @@ def run(expanded, tmp_path, tmp_path_factory, monkeypatch, capfd):
       status = None
     finally:
       signal.alarm(0)
-    out, err = capfd.readouterr()
-    return types.SimpleNamespace(
-      argv=argv,
-      status=status,
-      out=out,
-      err=err,
-      seconds=time.process_time() - start,
-    )
+    return Answer(status, capfd.readouterr().err, time.process_time() - start)
 
   yield run
   signal.signal(signal.SIGALRM, handler)
-  jax.config.update('jax_compilation_cache_dir', compilation_cache)
 
 
 def _changed(base, changes) -> list[str]:
@@ -337,7 +345,7 @@ def _complaints(done, name, fragments) -> list[str]:
   if done.status == 0:
     return ['accepted']
   if done.status is None:
-    return ['not found within a minute']
+    return ['not found within two minutes']
   lines = [line for line in done.err.splitlines() if not LOGGED.match(line)]
   usage = done.status == 2 and lines[:1] and lines[0].startswith('usage: ')
   last = lines[-1] if lines else ''

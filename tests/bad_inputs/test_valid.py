@@ -50,3 +50,28 @@ def test_what_is_left_behind_is_seen(refused, tmp_path, monkeypatch):
   monkeypatch.setattr('gqa_flax.cli.cost_request.read', writes)
   with pytest.raises(pytest.fail.Exception, match='left behind: half'):
     refused('cost', '--batch_size=0', '--batch_size is 0')
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    KeyError('fsdp'),
+    TypeError("unsupported operand type(s) for %: 'int' and 'NoneType'"),
+    FileNotFoundError(2, 'No such file or directory', '/proc/foo'),
+    UnicodeDecodeError('utf-8', b'\xff', 0, 1, 'invalid start byte'),
+    IndexError('tuple index out of range'),
+    RecursionError('maximum recursion depth exceeded'),
+  ],
+)
+def test_what_is_internal_is_seen(refused, monkeypatch, error):
+  def fails(*_):
+    raise error
+
+  monkeypatch.setattr('gqa_flax.cli.cost_request.read', fails)
+  with pytest.raises(pytest.fail.Exception, match='internals'):
+    refused('cost', ())
+
+
+def test_what_is_not_said_is_seen(refused):
+  with pytest.raises(pytest.fail.Exception, match="does not say .'--chip'"):
+    refused('cost', '--batch_size=0', '--batch_size is 0', '--chip')
