@@ -1,12 +1,13 @@
-"""Bad inputs: a valid command line, one thing made wrong, and what is said.
+"""Bad inputs: each case breaks one thing in a valid command line.
 
-A case is a tuple: the name of a command line in `COMMANDS`, what changes in it
-(an argument to add, or a list of them; `!--flag` removes those that start so),
-and fragments that the error must have, quotation marks apart. What is in lower
-case there may be in upper case in the error. `$name` stands for a path of
-`world`, `$tmp` for a folder of the case's own, in which it runs.
+A case is a tuple of a key of `COMMANDS`, a change (an argument to append, or a
+list of them; `!--flag` removes arguments with that prefix), and fragments that
+the error message must contain. Quotation marks are ignored, and a lowercase
+fragment matches any case. `$name` expands to a path of `world`, and `$tmp` to
+the temporary directory in which the case runs.
 
-The fixture `refused` runs a case; `_complaints` lists what an error may not be.
+The `refused` fixture runs a case. A good refusal exits with an error, prints
+one sentence without internals, contains the fragments, and writes nothing.
 """
 
 import hashlib
@@ -87,7 +88,7 @@ COMMANDS = {
     *TASK,
     '$repo/gin_configs/tasks/own_files.gin',
   ],
-  # Their data sets are not on disk, which is said if nothing else is wrong.
+  # Without their data sets on disk, these fail only after the settings pass.
   'trivia_qa': ['data', 'check', 'trivia_qa'],
   'media_sum': ['data', 'check', 'media_sum'],
   'multi_news': ['data', 'check', 'multi_news'],
@@ -101,7 +102,7 @@ COMMANDS = {
   'report': ['report', '--results=$results', '--output=$tmp/page.html'],
 }
 
-# Names of Python, of libraries, and of what they pass on from the system.
+# Wording of Python, libraries and the operating system.
 INTERNALS = re.compile(
   r"""Traceback|\ File\ "|[Ee]rrno|OCDBT|OUT_OF_RANGE
   |RESOURCE_EXHAUSTED|INVALID_ARGUMENT|NOT_FOUND|FAILED_PRECONDITION|DATA_LOSS|INTERNAL:
@@ -119,20 +120,26 @@ INTERNALS = re.compile(
   |^'[^']*'$""",
   re.VERBOSE,
 )
-# What libraries in C++ write by themselves, such as that there is no GPU.
+# Log lines of C++ libraries, such as a missing GPU.
 LOGGED = re.compile(r'[IWE]\d{4} |WARNING: All log messages')
 
 
 class Accepted(BaseException):
-  """A bad input has come as far as the work; not for the command to catch."""
+  """Bad input reached training, decoding or compilation.
+
+  A BaseException, so that the command does not catch it.
+  """
 
 
 class Late(BaseException):
-  """What is wrong was not found in time; not for the command to catch."""
+  """The command did not answer in time.
+
+  A BaseException, so that the command does not catch it.
+  """
 
 
 class Answer(NamedTuple):
-  """What came of a command; a status of None is no answer in two minutes."""
+  """Outcome of a command; `status` is None after a timeout."""
 
   status: int | None
   err: str
@@ -141,7 +148,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope='session')
 def world(tmp_path_factory):
-  """Paths of what is valid, of what is empty, and of what is nonsense."""
+  """Paths of valid, empty and nonsensical inputs."""
   folder = tmp_path_factory.mktemp('world')
   rows = [{'text': f'a long text {i}', 'summary': f'{i}'} for i in range(16)]
   (folder / 'rows.jsonl').write_text(
@@ -225,14 +232,14 @@ def _write_scores(folder, name):
 
 @pytest.fixture
 def expanded(tmp_path, world):
-  """Returns a function that puts paths in a text, for `$name`."""
+  """Returns a function that expands `$name` in a text to a path."""
   names = {**vars(world), 'tmp': tmp_path}
   return lambda text: string.Template(text).safe_substitute(names)
 
 
 @pytest.fixture
 def alone(tmp_path, tmp_path_factory, monkeypatch):
-  """Keeps a case from the network, the user's folders and other cases."""
+  """Isolates a case from the network, the home directory and other cases."""
 
   def unreachable(*_):
     raise OSError('there is no network')
@@ -255,7 +262,7 @@ def alone(tmp_path, tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def stopped(monkeypatch):
-  """Raises `Accepted` from where a command would train, decode or compile."""
+  """Raises `Accepted` in place of training, decoding and compilation."""
 
   def accept(*_, **__):
     raise Accepted
@@ -274,7 +281,7 @@ def stopped(monkeypatch):
 
 @pytest.fixture
 def run(alone, stopped, expanded, capfd):
-  """Returns a function that runs a command up to where its work begins."""
+  """Returns a function that runs a command until its work begins."""
 
   def late(*_):
     raise Late
@@ -303,7 +310,7 @@ def run(alone, stopped, expanded, capfd):
 
 
 def _changed(base, changes) -> list[str]:
-  """Returns the arguments of a command line with changes."""
+  """Returns the arguments of a command after the changes."""
   argv = COMMANDS[base]
   for change in [changes] if isinstance(changes, str) else changes:
     if change.startswith('!'):
@@ -315,7 +322,7 @@ def _changed(base, changes) -> list[str]:
 
 @pytest.fixture
 def refused(run, expanded, tmp_path):
-  """Returns a function that checks that a case is refused as it should be."""
+  """Returns a function that fails unless a case is refused well."""
 
   def refused(base, changes, *fragments):
     before = _snapshot(tmp_path)
@@ -341,7 +348,7 @@ def refused(run, expanded, tmp_path):
 
 
 def _complaints(done, name, fragments) -> list[str]:
-  """Returns what is wrong with an answer to a bad input."""
+  """Returns what is wrong with the answer to a bad input."""
   if done.status == 0:
     return ['accepted']
   if done.status is None:
@@ -351,12 +358,12 @@ def _complaints(done, name, fragments) -> list[str]:
   last = lines[-1] if lines else ''
   said = last.partition(': ')[2]
   found = []
-  # What argparse does not know, it says for all commands.
+  # The top-level parser reports unrecognized arguments.
   if not last.startswith('gqa-flax' if usage else f'gqa-flax {name}'):
     found.append('the sentence does not begin with the command')
   if len(lines) != 1 and not usage:
     found.append(f'{len(lines)} lines')
-  words = re.sub(r'/\S+', '', said)  # a path may be called anything
+  words = re.sub(r'/\S+', '', said)  # a path may contain any word
   if internals := sorted({match[0] for match in INTERNALS.finditer(words)}):
     found.append(f'internals: {internals}')
   plain = _unquoted(said)
@@ -368,7 +375,7 @@ def _complaints(done, name, fragments) -> list[str]:
 
 
 def _holds(text: str, fragment: str) -> bool:
-  """Whether a fragment is there; one in lower case, in any case."""
+  """Whether a text contains a fragment; lowercase matches any case."""
   return fragment in text or (fragment.islower() and fragment in text.lower())
 
 
@@ -377,7 +384,7 @@ def _unquoted(text: str) -> str:
 
 
 def _snapshot(folder) -> dict[pathlib.Path, str]:
-  """Returns what is in a folder, and a digest of each file."""
+  """Returns the paths in a folder, with a digest of each file."""
   return {
     path: (
       hashlib.sha256(path.read_bytes()).hexdigest()
@@ -389,7 +396,7 @@ def _snapshot(folder) -> dict[pathlib.Path, str]:
 
 
 def pytest_make_parametrize_id(config, val, argname):
-  """Names a case by its command and what is changed in it."""
+  """Names a case after its command and its changes."""
   if argname == 'case':
     changes = [val[1]] if isinstance(val[1], str) else val[1]
     return f'{val[0]} {" ".join(changes)}'[:100]

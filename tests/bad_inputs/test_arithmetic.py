@@ -1,4 +1,4 @@
-"""The flags of commands that answer at once, and those of JAX's processes."""
+"""Flags of `cost` and `time`, and of jobs with many processes."""
 
 import pytest
 
@@ -118,7 +118,7 @@ CASES = [
     '--process_index',
     '2',
   ),
-  # What no command knows.
+  # Unknown to every command.
   ('train', '--max_steps=5', '--max_steps'),
   ('convert', 'checkpoint', 'checkpoint'),
   ('infer', '--gin_files=x.gin', '--gin_files'),

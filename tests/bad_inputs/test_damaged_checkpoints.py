@@ -1,4 +1,4 @@
-"""Checkpoints of ours and of T5X that are damaged or of another format."""
+"""Damaged native and T5X checkpoints, and wrong formats."""
 
 import pathlib
 import shutil
@@ -29,7 +29,7 @@ def _write(content: bytes):
 
 
 NESTED = 100_000 * b'['
-# What is done to the files of a copy that match, by its format.
+# An action and the files of a copy that it is applied to, by format.
 DAMAGE = {
   'native': {
     'no_params': (_remove, 'checkpoint_7/params'),

@@ -1,4 +1,4 @@
-"""`gqa-flax data`: tasks, examples and data sets that are not there."""
+"""`gqa-flax data`: unknown tasks, missing examples and damaged data sets."""
 
 import json
 

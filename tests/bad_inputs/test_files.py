@@ -1,4 +1,4 @@
-"""Data files that are not what they seem: the place in them is named."""
+"""Bad data files: the message names the file and the line."""
 
 import gzip
 import io
@@ -17,14 +17,14 @@ def _parquet(columns) -> bytes:
 
 
 def _not_utf_8() -> bytes:
-  """Returns Parquet whose texts are declared UTF-8 and are not."""
+  """Returns Parquet with a string column that is not UTF-8."""
   array = pa.array([b'fine', b'\xff\xfe'], pa.binary()).cast(
     pa.string(), safe=False
   )
   return _parquet({'text': array, 'summary': ['a', 'b']})
 
 
-# Content by file name, and what of it is said besides the name.
+# Content and fragments by file name, which is a fragment itself.
 FILES = {
   # JSON lines
   'surrogate.jsonl': (

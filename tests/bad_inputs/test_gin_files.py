@@ -1,4 +1,4 @@
-"""Gin files: missing, of another kind, or with something in them wrong."""
+"""Gin files that are missing, unreadable or wrong."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders that are damaged, of another model, or hostile."""
+"""Hugging Face checkpoints that are damaged, unsupported or hostile."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ INDEX = 'model.safetensors.index.json'
 
 @pytest.fixture
 def folder(world, tmp_path):
-  """A folder of `transformers` to be spoilt."""
+  """A copy of a checkpoint to damage."""
   return shutil.copytree(world.hugging_face, tmp_path / 'copy')
 
 
@@ -93,7 +93,7 @@ def test_json_of_hugging_face(refused, folder, file, content, fragments):
   if file == INDEX:
     (folder / 'model.safetensors').unlink()
   (folder / file).write_bytes(content)
-  # An index has no such field to be wrong.
+  # An index has no such field.
   refused(
     'convert',
     '--gin.INPUT=copy',
@@ -162,7 +162,7 @@ def test_safetensors(refused, folder, spoil):
 
 
 class _Code:
-  """Runs a command where it is unpickled."""
+  """Code that runs when it is unpickled."""
 
   def __reduce__(self):
     return pathlib.Path.touch, (pathlib.Path('it_ran'),)

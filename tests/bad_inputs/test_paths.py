@@ -1,11 +1,10 @@
-"""Paths: of the wrong kind, of nothing, or where nothing can be written."""
+"""Paths of the wrong kind, missing paths, and unwritable places."""
 
 import io
 import shutil
 
 import pytest
 
-# What is written, by command: every other value of it is refused.
 WRITTEN = [
   ('train', 'MODEL_DIR'),
   ('convert', 'OUTPUT'),
@@ -50,7 +49,7 @@ def test_what_holds_no_checkpoint(refused, command, setting, path):
   refused(command, f'--gin.{setting}={path}', path)
 
 
-# But for INITIAL_CHECKPOINT_PATH, where it may be meant.
+# INITIAL_CHECKPOINT_PATH may be None.
 @pytest.mark.parametrize(('command', 'setting'), READ[1:])
 def test_a_checkpoint_that_is_none(refused, command, setting):
   refused(command, f'--gin.{setting}=None', setting, 'None')

@@ -1,4 +1,4 @@
-"""Evaluation folders and flags of `compare` and `average`."""
+"""`compare` and `average`: damaged evaluations and bad flags."""
 
 import json
 import shutil

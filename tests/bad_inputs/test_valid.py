@@ -1,4 +1,4 @@
-"""Unchanged, every command line reaches its work; the change is what fails."""
+"""The command lines are valid before a case breaks them."""
 
 import pytest
 
@@ -25,24 +25,24 @@ VALID = (
 
 
 @pytest.mark.parametrize('base', VALID)
-def test_what_is_made_wrong_is_right_before(run, base):
+def test_commands_are_valid(run, base):
   done = run(base)
   assert done.status == 0, done.err
 
 
 @pytest.mark.parametrize('format', ['hugging_face', 't5x', 't5x_legacy'])
-def test_what_is_damaged_is_whole_before(run, format):
+def test_checkpoints_are_valid(run, format):
   done = run('convert', f'--gin.INPUT=${format}')
   assert done.status == 0, done.err
 
 
-def test_what_is_accepted_is_seen(run, refused):
+def test_accepted_input_is_reported(run, refused):
   with pytest.raises(pytest.fail.Exception, match='accepted'):
     refused('cost', '--batch_size=64')
   assert main(['cost', 'mini']) == 0
 
 
-def test_what_is_left_behind_is_seen(refused, tmp_path, monkeypatch):
+def test_leftover_files_are_reported(refused, tmp_path, monkeypatch):
   def writes(*_):
     (tmp_path / 'half').touch()
     raise ValueError('--batch_size is 0.')
@@ -63,7 +63,7 @@ def test_what_is_left_behind_is_seen(refused, tmp_path, monkeypatch):
     RecursionError('maximum recursion depth exceeded'),
   ],
 )
-def test_what_is_internal_is_seen(refused, monkeypatch, error):
+def test_internals_are_reported(refused, monkeypatch, error):
   def fails(*_):
     raise error
 
@@ -72,6 +72,6 @@ def test_what_is_internal_is_seen(refused, monkeypatch, error):
     refused('cost', ())
 
 
-def test_what_is_not_said_is_seen(refused):
+def test_missing_fragments_are_reported(refused):
   with pytest.raises(pytest.fail.Exception, match="does not say .'--chip'"):
     refused('cost', '--batch_size=0', '--batch_size is 0', '--chip')
