@@ -69,7 +69,7 @@ SETTINGS: dict[str, Setting] = {
   ),
   'TARGETS': Setting(Name(), 'Template of the targets.'),
   'METRIC': Setting(
-    Choice(('rouge', 'bleu', 'trivia_qa'), also=NONE),
+    Choice(('rouge', 'bleu', 'chrf', 'trivia_qa'), also=NONE),
     'Metric of your own files.',
   ),
   'ANSWERS': Setting(
@@ -99,6 +99,10 @@ SETTINGS: dict[str, Setting] = {
   'RANDOM_SEED': Setting(Integer(0), 'Seed of every random draw.'),
   'DATA_SHARDS': Setting(
     Integer(1, also=NONE), 'Streams of training data; None is one per host.'
+  ),
+  'DATA_POSITION': Setting(
+    Choice(('restore', 'reset')),
+    'What to do with a saved position of other batches.',
   ),
   'PACK': Setting(Boolean(), 'Whether several examples share a row.'),
   'EVALUATE_EVERY': Setting(Integer(1), 'Steps between evaluations.'),
@@ -164,6 +168,10 @@ SETTINGS: dict[str, Setting] = {
   'INPUT_FORMAT': Setting(
     Choice(('t5x_legacy', 't5x', 'native', 'hugging_face'), also=NONE),
     'Format of INPUT; None recognizes it.',
+  ),
+  'STEP': Setting(
+    Integer(0, also=NONE),
+    'Steps of pre-training of INPUT, where its format does not say.',
   ),
   'OUTPUT_FORMAT': Setting(
     Choice(('native', 't5x_legacy', 'hugging_face')), 'Format of OUTPUT.'
