@@ -1,5 +1,6 @@
 """Which checkpoint a path means: its format, and the newest that is whole."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ def recognize(path) -> str | None:
 
   Args:
     path: A checkpoint, or a folder of checkpoint_<step> folders, of which the
-      latest decides; local or on gs:// or s3://.
+      latest that has a format decides; local or on gs:// or s3://.
 
   Returns:
     'native', 't5x', 't5x_legacy', 'hugging_face' or None.
@@ -61,7 +62,8 @@ def recognize(path) -> str | None:
   if not str(path) or not as_path(path).is_dir():
     return None
   folder = as_path(path)
-  return format_of(next(iter(steps_in(folder)), folder))
+  formats = map(format_of, steps_in(folder) or [folder])
+  return next(filter(None, formats), None)
 
 
 def checkpoints_at(path) -> list[epath.Path]:
@@ -102,7 +104,8 @@ def checkpoints_at(path) -> list[epath.Path]:
 def as_path(path) -> epath.Path:
   """Returns a path; raises ValueError for a URL that cannot be one."""
   try:
-    return epath.Path(path)
+    # From gin, a name of digits comes as a number.
+    return epath.Path(path if isinstance(path, os.PathLike) else str(path))
   except KeyError as error:
     raise ValueError(
       f'{path} is neither a local path nor one on gs:// or s3://; give one of '

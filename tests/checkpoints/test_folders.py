@@ -172,6 +172,7 @@ def test_a_lost_optimizer_state_matters_where_it_is_wanted(
 def test_the_format_of_a_folder(sources, format, tmp_path):
   assert formats.recognize(sources[format]) == format
   shutil.copytree(sources[format], tmp_path / 'steps' / 'checkpoint_3')
+  (tmp_path / 'steps' / 'checkpoint_5').mkdir()
   assert formats.recognize(tmp_path / 'steps') == format
   assert formats.recognize(str(tmp_path / 'steps')) == format
 
@@ -215,6 +216,7 @@ def test_other_formats_are_named_with_their_remedy(sources, format, read):
     ('{tmp}/absent', 'no checkpoint at {tmp}/absent: no such folder'),
     ('{tmp}/file', 'no checkpoint at {tmp}/file: it is a file'),
     ('{tmp}', 'no checkpoint at {tmp}: '),
+    (20240101, 'no checkpoint at 20240101: no such folder'),
   ],
 )
 @pytest.mark.parametrize(
@@ -231,7 +233,12 @@ def test_what_is_not_a_checkpoint(read, path, message, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').write_text('nothing')
   with pytest.raises(FileNotFoundError, match=message.format(tmp=tmp_path)):
-    read(path.format(tmp=tmp_path))
+    read(path if path == 20240101 else path.format(tmp=tmp_path))
+
+
+def test_other_urls_are_no_paths():
+  with pytest.raises(ValueError, match='^ftp://x/y is neither a local path'):
+    formats.open_checkpoint('ftp://x/y')
 
 
 def test_a_relative_path_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
