@@ -341,7 +341,6 @@ def test_what_was_killed_may_be_started_again(leave, tmp_path, output_format):
   assert_whole(output)
 
 
-@pytest.mark.parametrize('output_format', ['native', 't5x_legacy'])
 @pytest.mark.parametrize('output_format', formats.WRITABLE)
 def test_two_conversions_into_one_output_do_not_meet(tmp_path, output_format):
   """The second is refused, and leaves alone what the first has begun."""
@@ -369,6 +368,7 @@ def test_two_conversions_into_one_output_do_not_meet(tmp_path, output_format):
   assert not (tmp_path / f'out{OWNER}').exists()
 
 
+@pytest.mark.parametrize('output_format', ['native', 't5x_legacy'])
 def test_what_stands_beside_survives_a_failure(
   tmp_path, output_format, monkeypatch
 ):

@@ -223,12 +223,13 @@ def test_two_evaluations_into_one_folder_do_not_meet(checkpoint, tmp_path):
         output_dir=str(tmp_path / 'out'),
       )
     assert partial.read_text() == '{}\n'
+    partial.unlink()
   evaluate(
     checkpoint=checkpoint,
     evaluators=[lambda model, params: {'heads': 2.0}],
     output_dir=str(tmp_path / 'out'),
   )
-  assert predictions.read(tmp_path / 'out').record['heads'] == 2.0
+  assert predictions.read_scores(tmp_path / 'out')['heads'] == 2.0
 
 
 def test_unknown_dtypes_are_refused_before_anything_is_read(tmp_path):
