@@ -68,7 +68,7 @@ class Command:
   def end(self):
     """Returns the exit status and what was said on standard error."""
     try:
-      status = self._process.wait(300)
+      status = self._process.wait(900)
     finally:
       self._process.kill()
       self._reader.join()

@@ -117,7 +117,7 @@ def run(work):
     text=True,
   ) as process:
     try:
-      process.wait(60)
+      process.wait(120)
       return process.returncode, process.stdout.read(), process.stderr.read()
     finally:
       process.kill()
