@@ -18,6 +18,13 @@ class NoExamplesError(ValueError):
   """A split, or a part of it, has no example that can be used."""
 
 
+# The nodes of TensorFlow's graph and the iterator in which an error occurs.
+_INTERNALS = re.compile(
+  r'Error in user-defined function .* with iterator: \S+: '
+  r'|\{\{.*?\}\}|\[\[.*',
+  re.DOTALL,
+)
+
 # Evaluation draws the same spans every time.
 EVALUATION_SEED = 42
 
@@ -119,8 +126,7 @@ def naming_errors(
   try:
     yield
   except tf.errors.OpError as error:
-    # Nodes of the graph stand in {{...}} and [[{{...}}]].
-    reason = re.sub(r'\[\[.*|\{\{.*?\}\}', '', error.message, flags=re.S)
+    reason = _INTERNALS.sub('', error.message)
     reason = textwrap.shorten(reason, 300, placeholder=' ...')
     where = (
       f"find it with `gqa-flax data check {task_name} --all --split='{split}'`."
