@@ -288,7 +288,7 @@ def test_a_bad_template_is_one_sentence(template, message):
 def test_what_is_unknown_is_named_with_the_nearest():
   assert fails(FILES, '{a}', '{a}', metric='rogue') == (
     "There is no metric 'rogue': did you mean rouge? There are rouge, bleu, "
-    'trivia_qa.'
+    'chrf, trivia_qa.'
   )
   assert fails(FILES, '{a}', '{a}', format='json') == (
     "There is no format 'json': did you mean jsonl? There are jsonl, csv, "
