@@ -1,6 +1,7 @@
 """Arrays on disk that are read when they are asked for, some rows at a time."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -148,3 +149,12 @@ def kvstore(path) -> dict[str, Any]:
       bucket, _, rest = text.removeprefix(scheme).partition('/')
       return {'driver': driver, 'bucket': bucket, 'path': f'{rest}/'}
   return {'driver': 'file', 'path': f'{text}/'}
+
+
+def reason(error: BaseException) -> str:
+  """Returns what an error of reading says, without a library's own codes."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  text = (str(error).splitlines() or [type(error).__name__])[0]
+  text = re.sub(r'\b[A-Z]+(?:_[A-Z]+)*: ', '', text)
+  return re.split(r' \[(?:tensorstore_spec|source locations)=', text)[0][:300]

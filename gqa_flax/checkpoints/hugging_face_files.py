@@ -82,8 +82,11 @@ def write_json(path, fields):
 
 def _open_shards(path, index) -> dict[str, LazyArray]:
   weight_map = read_json(index).get('weight_map')
-  if not isinstance(weight_map, dict):
-    raise ValueError(f'{index} has no weight_map; copy or download it again.')
+  if not isinstance(weight_map, dict) or not weight_map:
+    raise ValueError(
+      f'{index} says weight_map {weight_map!r:.200}, where files by the names '
+      'of their arrays are expected; copy or download it again.'
+    )
   for name, file in weight_map.items():
     # Only files of the model's own folder are read.
     if not isinstance(file, str) or not _FILE_NAME.fullmatch(file):

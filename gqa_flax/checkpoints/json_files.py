@@ -11,13 +11,16 @@ def parse(text: bytes) -> dict[str, Any]:
     ValueError: If the text is anything else, with the reason as a clause.
   """
   try:
-    fields = json.loads(text)
+    fields = json.loads(text.decode())
   except RecursionError:
     raise ValueError('the JSON is nested too deeply') from None
+  except UnicodeDecodeError:
+    raise ValueError('the JSON is not UTF-8') from None
   except ValueError as error:
     raise ValueError(f'there is no JSON ({error})') from error
   if not isinstance(fields, dict):
-    raise ValueError(f'there is a JSON {type(fields).__name__}, not an object')
+    found = 'null' if fields is None else type(fields).__name__
+    raise ValueError(f'there is a JSON {found}, not an object')
   return fields
 
 

@@ -19,7 +19,7 @@ from gqa_flax.checkpoints import (
   native_items,
   orbax_items,
 )
-from gqa_flax.checkpoints.arrays import listed
+from gqa_flax.checkpoints.arrays import listed, reason
 from gqa_flax.checkpoints.folders import MismatchError
 from gqa_flax.config import T5Config
 
@@ -94,8 +94,7 @@ def agreed(
   if isinstance(error, CorruptCheckpointError):
     raise error
   if state == _DAMAGED:
-    reason = str(error).splitlines() or [type(error).__name__]
-    raise corrupt(folder, f'it cannot be read ({reason[0][:300]})') from error
+    raise corrupt(folder, f'it cannot be read ({reason(error)})') from error
   if _DAMAGED in states:
     raise corrupt(folder, f'process {states.index(_DAMAGED)} cannot read it')
   return value

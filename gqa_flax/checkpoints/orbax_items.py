@@ -19,7 +19,7 @@ import tensorstore as ts
 from etils import epath
 
 from gqa_flax.checkpoints import json_files, zarr
-from gqa_flax.checkpoints.arrays import LazyArray, kvstore, listed
+from gqa_flax.checkpoints.arrays import LazyArray, kvstore, listed, reason
 from gqa_flax.checkpoints.ocdbt import lost_keys
 
 _METADATA = '_METADATA'
@@ -83,7 +83,7 @@ def open_item(
     keys = values.list().result()
   except ValueError as error:
     raise ValueError(
-      f'{path} cannot be read ({_first_line(error)}); the checkpoint is '
+      f'{path} cannot be read ({reason(error)}); the checkpoint is '
       'damaged: copy or download it again.'
     ) from error
   opening = {
@@ -98,7 +98,7 @@ def open_item(
     try:
       store = stores[name] = future.result()
     except ValueError as error:
-      problems.append(f'{name} ({_first_line(error)})')
+      problems.append(f'{name} ({reason(error)})')
       continue
     wanted, missing = _count_chunks(store), lost_chunks[names[name]]
     if not sparse:
@@ -234,10 +234,6 @@ def _count_chunks(store) -> int:
 def _context():
   # For the nodes of the database's tree; chunks are never cached.
   return ts.Context({'cache_pool#ocdbt': {'total_bytes_limit': 100_000_000}})
-
-
-def _first_line(error) -> str:
-  return str(error).splitlines()[0][:300]
 
 
 def read_arrays(

@@ -110,7 +110,7 @@ def _read_index(folder) -> dict[str, Any]:
   # Damaged bytes can raise anything there.
   except Exception as error:
     raise ValueError(
-      f'{file} cannot be read as msgpack ({str(error)[:200]}); it is '
+      f'{file} cannot be read as msgpack ({arrays.reason(error)}); it is '
       'truncated or damaged: copy or download it again.'
     ) from error
   stored = index.get('optimizer', index) if isinstance(index, dict) else None
@@ -218,7 +218,7 @@ def _open(leaves, folder, files) -> tuple[dict[str, Any], list[str]]:
     try:
       store = future.result()
     except ValueError as error:
-      problems.append(f'{name} cannot be opened ({str(error)[:200]})')
+      problems.append(f'{name} cannot be opened ({arrays.reason(error)})')
       continue
     shape = _leaf_shape(leaves[name])
     missing = [x for x in _chunk_files(store) if f'{part}/{x}' not in files]

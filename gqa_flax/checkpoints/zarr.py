@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from gqa_flax.checkpoints.arrays import SLAB_BYTES, LazyArray
+from gqa_flax.checkpoints.arrays import SLAB_BYTES, LazyArray, reason
 from gqa_flax.runtime import interrupts
 
 # What `write_arrays` holds at a time, unless a single slab is larger.
@@ -42,7 +42,7 @@ def open_store(spec: dict[str, Any], name: str, where) -> ts.TensorStore:
     return ts.open(spec, open=True, read=True).result()
   except ValueError as error:
     raise ValueError(
-      f'{name} in {where} cannot be opened ({_first_line(error)}); the '
+      f'{name} in {where} cannot be opened ({reason(error)}); the '
       'checkpoint is incomplete: copy or download it again.'
     ) from error
 
@@ -55,7 +55,7 @@ def lazy(store, name: str, where) -> LazyArray:
       return np.ascontiguousarray(store[start:stop].read().result())
     except ValueError as error:
       raise ValueError(
-        f'{name} in {where} cannot be read ({_first_line(error)}); the '
+        f'{name} in {where} cannot be read ({reason(error)}); the '
         'checkpoint is truncated or damaged: copy or download it again.'
       ) from error
 
@@ -178,7 +178,3 @@ class _Budget:
       with self._changed:
         self._free += size
         self._changed.notify_all()
-
-
-def _first_line(error) -> str:
-  return str(error).splitlines()[0][:300]

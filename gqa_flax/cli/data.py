@@ -87,6 +87,8 @@ def list_(args):
   """Lists the paper's data sets: which are on disk, how large, and where."""
   from gqa_flax.data import show
 
+  if args.tfds_data_dir is not None:
+    gin_config.require_data_dir(args.tfds_data_dir)
   print(show.overview(args.tfds_data_dir))
 
 
@@ -114,6 +116,11 @@ def check(args):
         f'records (split {", ".join(damaged)}): remove that folder and prepare '
         'the data set anew.'
       )
+  gin_config.require_function(
+    args,
+    'gqa_flax.data.tasks.get_task',
+    f'a task file instead of {args.task}',
+  )
   gin_config.parse(args)
   if args.dry_run:
     return
@@ -143,10 +150,12 @@ def check(args):
 
 def _check_example(args):
   _check_folder(args, 'manual_dir')
-  if args.example is not None and args.example < 0:
+  if args.example is not None and not 0 <= args.example < 2**31:
     raise gin_config.UsageError(
-      f'--example={args.example}: examples are counted from 0.'
+      f'--example={args.example}: examples are counted from 0 to 2**31 - 1.'
     )
+  if args.split == '':
+    raise gin_config.UsageError('--split is empty; give the name of a split.')
   if args.all and args.example is not None:
     raise gin_config.UsageError(
       f'--all reads every example, --example={args.example} shows one: leave '
@@ -218,8 +227,16 @@ def _check_caching(args) -> list[str]:
 
 def _check_folder(args, name: str):
   chosen = getattr(args, name)
-  if chosen is not None and epath.Path(chosen).expanduser().is_file():
-    raise gin_config.UsageError(f'--{name}={chosen} is a file; give a folder.')
+  if chosen is None:
+    return
+  folder = epath.Path(chosen).expanduser()
+  if not chosen or folder.is_file():
+    raise gin_config.UsageError(f'--{name}={chosen} is no folder; give one.')
+  if name == 'manual_dir' and not folder.exists():
+    raise gin_config.UsageError(
+      f'--{name}={chosen} does not exist; give the folder of the files that '
+      'were fetched by hand.'
+    )
 
 
 def _manual_dir(args) -> epath.Path:

@@ -80,6 +80,12 @@ def read(args) -> gin_text.Text:
     for folder in filter(None, args.gin_search_paths.split(',')):
       if not os.path.isdir(folder):
         raise UsageError(f'--gin_search_paths: {folder} is not a folder.')
+    for folder in filter(None, args.seqio_additional_cache_dirs.split(',')):
+      if '://' not in folder and not os.path.isdir(folder):
+        raise UsageError(
+          f'--seqio_additional_cache_dirs: {folder} is not a folder; give one '
+          'that holds cached tasks.'
+        )
     if args.tfds_data_dir is not None:
       require_data_dir(args.tfds_data_dir)
     text = gin_text.read(
@@ -144,7 +150,8 @@ def parse(args):
 
 def _without_location(error: Exception) -> str:
   """Returns what went wrong in a gin file, without gin's own quotation."""
-  return flatten(re.split(r'\n\s*In (?:file|bindings)', str(error))[0])
+  text = flatten(re.split(r'\n\s*In (?:file|bindings)', str(error))[0])
+  return re.sub(r"<module '([^']*)' from [^>]*>", r'\1', text)
 
 
 def _choose_folders(args):
@@ -206,6 +213,22 @@ def literal(args, name: str) -> Any:
   return value
 
 
+def require_function(args, name: str, files: str):
+  """Raises UsageError unless gin files or bindings configure a function.
+
+  Args:
+    args: Of the command.
+    name: The function with its module, such as 'gqa_flax.training.loop.train'.
+    files: Files that configure it, for the error.
+  """
+  # Files may import the module under any name.
+  functions = {
+    key.rpartition('.')[0].rpartition('.')[2] for key in read(args).parameters
+  }
+  if not args.dry_run and name.rpartition('.')[2] not in functions:
+    raise UsageError(f'No --gin_file configures {name}; give {files}.')
+
+
 def call(module: str, name: str, files: str = 'one that does') -> Callable:
   """Returns a function of ours with its parameters bound by gin.
 
@@ -241,6 +264,8 @@ def parsed_without(name: str) -> str:
 
 def one_sentence(error: Exception) -> str:
   """Returns what an error says, without what gin adds to it."""
+  if isinstance(error, OSError) and error.filename and error.strerror:
+    return f'{error.filename}: {error.strerror}; check the path.'
   text = flatten(str(error).split('\n  In call to')[0])
   if unset := _UNSET.match(text):
     name, arguments = unset.groups()

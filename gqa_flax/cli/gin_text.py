@@ -33,10 +33,17 @@ REQUIRED = MacroReference('gin.REQUIRED')
 
 
 class Binding(NamedTuple):
-  """A value and where it is bound, such as '--gin.X' or 'runs/train.gin:9'."""
+  """A value, where it is bound, and how it is written there.
+
+  Attributes:
+    value: A literal, a `Reference`, a `MacroReference`, or a container of them.
+    place: '--gin.NAME', or a file and line such as 'runs/train.gin:9'.
+    written: The text on the command line, or None for a value in a file.
+  """
 
   value: Any
   place: str
+  written: str | None = None
 
 
 @dataclasses.dataclass
@@ -115,8 +122,18 @@ def read(
     place = f'--gin.{name}'
     statements = _parse(f'{name} = {as_gin_value(value)}\n', place, binding)
     for statement in statements:
-      _add(text, statement, place)
+      _add(text, statement, place, value)
+  _check_cycles(text)
   return text
+
+
+def _check_cycles(text: Text):
+  for name, binding in text.macros.items():
+    value = text.resolve(binding.value)
+    if isinstance(value, MacroReference) and value in text.macros:
+      raise UsageError(
+        f'{name} ({binding.place}) is defined by itself; give it a value.'
+      )
 
 
 def as_gin_value(text: str) -> str:
@@ -203,15 +220,15 @@ class _Delegate(config_parser.ParserDelegate):
     return MacroReference(macro_name)
 
 
-def _add(text: Text, statement, place: str):
+def _add(text: Text, statement, place: str, written: str | None = None):
   for name in _macros_in(statement.value):
     text.referenced.setdefault(name, place)
   scope, selector, argument, value, _ = statement
   if not argument and not scope:
-    text.macros[selector] = Binding(value, place)
+    text.macros[selector] = Binding(value, place, written)
     return
   key = f'{scope}/' * bool(scope) + f'{selector}.{argument}'
-  text.parameters[key] = Binding(value, place)
+  text.parameters[key] = Binding(value, place, written)
   if isinstance(value, MacroReference) and value != REQUIRED:
     text.macro_of[key] = value
 

@@ -64,6 +64,9 @@ def train(args):
       f'--num_devices={args.num_devices} is for --dry_run alone; leave it out, '
       'or add --dry_run.'
     )
+  gin_config.require_function(
+    args, 'gqa_flax.training.loop.train', _TRAIN_FILES
+  )
   _require_data(args)
   _join(args)
   gin_config.parse(args)
@@ -89,6 +92,11 @@ def train(args):
 
 def convert(args):
   """Converts as configured: `conversion.convert.convert_checkpoint`."""
+  gin_config.require_function(
+    args,
+    'gqa_flax.conversion.convert.convert_checkpoint',
+    'gin_configs/runs/convert.gin',
+  )
   gin_config.parse(args)
   if args.dry_run:
     return
@@ -110,6 +118,11 @@ def convert(args):
 
 def evaluate(args):
   """Evaluates as configured: `evaluation.evaluate.evaluate`."""
+  gin_config.require_function(
+    args,
+    'gqa_flax.evaluation.evaluate.evaluate',
+    'gin_configs/runs/evaluate.gin',
+  )
   _require_data(args)
   _join(args)
   gin_config.parse(args)
@@ -131,6 +144,11 @@ def evaluate(args):
 
 def infer(args):
   """Decodes lines of text: `evaluation.evaluate.infer`."""
+  gin_config.require_function(
+    args,
+    'gqa_flax.evaluation.evaluate.infer',
+    'gin_configs/runs/infer.gin',
+  )
   gin_config.parse(args)
   if args.dry_run:
     return

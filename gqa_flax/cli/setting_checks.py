@@ -56,15 +56,16 @@ def _check_value(text, shown, name, binding, command):
     return
   place = '' if binding.place == f'--gin.{shown}' else f' ({binding.place})'
   option = '--gin.' if not place else ''
+  is_number = not isinstance(value, str) and value is binding.value
+  written = binding.written if is_number and binding.written else repr(value)
   raise UsageError(
-    f'{option}{shown} is {_shown(value)}{place}; give '
+    f'{option}{shown} is {_shortened(written)}{place}; give '
     f'{found.type.remedy(value)}.'
   )
 
 
-def _shown(value) -> str:
-  """Returns a value for an error; of a long one the beginning."""
-  text = repr(value)
+def _shortened(text: str) -> str:
+  """Returns the beginning of a long text."""
   return text if len(text) <= 80 else f'{text[:80]}...'
 
 
@@ -115,7 +116,17 @@ def _check_together(text):
       f'MICROBATCHES is {parts} ({text.macros["MICROBATCHES"].place}), which '
       f'does not divide BATCH_SIZE = {batch}; give a divisor.'
     )
-  task, method = text.value('CALIBRATION_TASK'), text.value('CONVERSION_METHOD')
+  task = text.value('CALIBRATION_TASK')
+  name = text.value('MIXTURE_OR_TASK_NAME')
+  is_one = 'tasks.get_task.spec' in text.parameters
+  if task and name and task != name and is_one:
+    place = text.macros['CALIBRATION_TASK'].place
+    raise UsageError(
+      f'CALIBRATION_TASK is {task!r} ({place}), but the task file given is '
+      f'that of {name!r}; give the file of {task!r}, or '
+      f'CALIBRATION_TASK={name}.'
+    )
+  method = text.value('CONVERSION_METHOD')
   if task is not None and method in ('mean', 'first', 'random'):
     place = text.macros['CONVERSION_METHOD'].place
     raise UsageError(

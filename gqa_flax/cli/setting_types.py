@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -125,6 +126,18 @@ class Name(Type):
 
   def _wanted(self):
     return 'a name'
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsName(Name):
+  """A data set of TFDS with its version."""
+
+  def _accepts(self, value):
+    pattern = r'\w+(/[\w.+-]+)?:\d+\.\d+\.\d+'
+    return isinstance(value, str) and bool(re.fullmatch(pattern, value))
+
+  def _wanted(self):
+    return "a data set with its version, as 'cnn_dailymail:3.4.0'"
 
 
 @dataclasses.dataclass(frozen=True)

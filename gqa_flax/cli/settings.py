@@ -19,6 +19,7 @@ from gqa_flax.cli.setting_types import (
   Number,
   Path,
   Text,
+  TfdsName,
   Type,
 )
 
@@ -52,7 +53,7 @@ SETTINGS: dict[str, Setting] = {
   'TASK_FEATURE_LENGTHS': Setting(
     Lengths(), 'Tokens of inputs and targets, EOS included.'
   ),
-  'TFDS_NAME': Setting(Name(), 'TFDS builder, config and version.'),
+  'TFDS_NAME': Setting(TfdsName(), 'TFDS builder, config and version.'),
   'PREFIX': Setting(Text(), 'Text before every input.'),
   'VOCABULARY': Setting(
     Configurable('@vocabulary.sentencepiece()'), 'Vocabulary of the task.'
@@ -149,7 +150,8 @@ SETTINGS: dict[str, Setting] = {
     Choice(('stop', 'skip')), 'What to do with a loss that is not finite.'
   ),
   'HANG_SECONDS': Setting(
-    Number(0, also=NONE), 'Seconds without progress that end the job.'
+    Number(0, below=1e9, also=NONE),
+    'Seconds without progress that end the job.',
   ),
   'COMPILATION_CACHE': Setting(Path(also=NONE), 'Folder of compiled programs.'),
   'WARMUP_STEPS': Setting(

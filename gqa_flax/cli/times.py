@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from gqa_flax.cli import gin_config
+from gqa_flax.cli import gin_config, output_paths
 
 _EXAMPLES = """\
 examples:
@@ -76,6 +76,8 @@ def _target(args):
     raise gin_config.UsageError(
       '--trace_dir names no folder; give one, or leave it out.'
     )
+  if args.trace_dir is not None:
+    output_paths.require_folder(f'--trace_dir={args.trace_dir}', args.trace_dir)
   if args.target is None:
     return None
   if args.trace_dir:

@@ -225,7 +225,7 @@ def _parquet_rows(
     for number, row in enumerate(rows, start=1):
       place = f'{path}, row {number}'
       if isinstance(row, UnicodeDecodeError):
-        raise FilesError(f'{place} is not UTF-8 ({row}): convert the file.')
+        raise FilesError(f'{place} is not UTF-8: convert the file.')
       yield place, row
 
 
@@ -265,9 +265,9 @@ def text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
   for number, line in enumerate(stream, start=1):
     try:
       text = line.decode()
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError:
       raise FilesError(
-        f'{name}, line {number} is not UTF-8 ({error}): convert the file.'
+        f'{name}, line {number} is not UTF-8: convert the file.'
       ) from None
     yield text.removeprefix('\ufeff') if number == 1 else text
 

@@ -206,10 +206,13 @@ def find(tfds_name: str, data_dir_: str | os.PathLike | None = None) -> OnDisk:
   if info_file.exists():
     try:
       splits = _splits(json.loads(info_file.read_text()))
-    except (ValueError, KeyError, TypeError) as error:
+    except (
+      *(ValueError, KeyError, TypeError, AttributeError),
+      *(RecursionError, OSError),
+    ):
       raise MissingDataError(
-        f'{info_file} is not what TFDS writes ({error!r}): remove its folder, '
-        'and write it anew with `gqa-flax data prepare`.'
+        f'{info_file} is not what TFDS writes: remove its folder, and prepare '
+        'the data set again with `gqa-flax data prepare`.'
       ) from None
     present = {path.name for path in folder.iterdir()}
     files = [file for split in splits for file in split.files]
@@ -244,6 +247,8 @@ def require(
     if by_hand
     else f'fetch it with `gqa-flax data prepare {task_name}`'
   )
+  if data_set is None:
+    remedy += '; check TFDS_NAME'
   where = data_dir(data_dir_)
   others = (
     f' (only version {", ".join(found.other_versions)} is there)'
@@ -291,7 +296,7 @@ def _splits(info: Mapping) -> tuple[Split, ...]:
       int(split.get('numBytes', 0)),
       tuple(_files(info, split)),
     )
-    for split in info.get('splits', ())
+    for split in info['splits']
   )
 
 

@@ -50,7 +50,13 @@ def prepare(
     _check_packages(data_set)
   if pipeline_options or (data_set and data_set.beam):
     config = config.replace(beam_options=caching.beam_options(pipeline_options))
-  builder = tfds.builder(tfds_name, data_dir=on_disk.data_dir())
+  try:
+    builder = tfds.builder(tfds_name, data_dir=on_disk.data_dir())
+  except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
+    raise on_disk.MissingDataError(
+      f'TFDS has no data set {tfds_name}; check the name, the config and the '
+      'version in TFDS_NAME.'
+    ) from error
   try:
     with interrupts.cleanup(_remover_of_unfinished(found.folder)):
       builder.download_and_prepare(download_config=config)

@@ -104,7 +104,8 @@ def _evaluate(
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   several = len(decoders) > 1
   folders = {e: output / e.split if several else output for e in decoders}
-  directory, step = native.locate(checkpoint)
+  found = native.locate(checkpoint)
+  step = native.step_of(found)
   dtypes = {'param_dtype': param_dtype, 'cache_dtype': config.cache_dtype}
   origin = {'checkpoint': str(checkpoint), 'step': step, **_unusual(dtypes)}
   about = {
@@ -123,8 +124,7 @@ def _evaluate(
   shardings = partitioning.param_shardings(
     abstract_params(config), config, partitioning.current_mesh()
   )
-  path = directory / f'{native.PREFIX}_{step}'
-  params = native.restore(path, shardings).params
+  params = native.restore(found, shardings).params
   params = _prepare(params, config, param_dtype)
   partials: dict[TaskScore, Partial] = {}
   if jax.process_count() == 1:

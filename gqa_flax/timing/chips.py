@@ -123,7 +123,10 @@ class Slice:
     """
     match = re.fullmatch(r'(\w+):([1-9]\d*(?:x[1-9]\d*){1,2})', name)
     if match and match[1] in CHIPS:
-      return cls(match[1], tuple(int(n) for n in match[2].split('x')))
+      shape = tuple(int(n) for n in match[2].split('x'))
+      axes = CHIPS[match[1]].axes
+      if len(shape) == axes and math.prod(shape) <= max(_SHAPES[axes]):
+        return cls(match[1], shape)
     match = re.fullmatch(r'(\w+)-(\d+)', name)
     if match and match[1] in CHIPS:
       chip = CHIPS[match[1]]
@@ -131,9 +134,9 @@ class Slice:
       if rest == 0 and num_chips in _SHAPES[chip.axes]:
         return cls(match[1], _SHAPES[chip.axes][num_chips])
     raise ValueError(
-      f'The TPU slice {name!r} is none; give a generation of {list(CHIPS)} '
-      "and the chips along its axes, as in 'v4:2x2x2', or a name such as "
-      "'v4-16', 'v5e-8' or 'v6e-256'."
+      f'There is no TPU slice {name!r}; give a generation of {list(CHIPS)} and '
+      "the chips along its axes, as in 'v5e:4x4' or 'v4:2x2x2', or a name such "
+      "as 'v4-16', 'v5e-8' or 'v6e-256'."
     )
 
   @property

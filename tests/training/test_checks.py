@@ -219,7 +219,7 @@ def test_a_killed_job_does_not_block_its_restart(run, tmp_path):
       run('run', 3, before=never)
     first.send_signal(signal.SIGKILL)
   assert (tmp_path / 'run' / owner.NAME).exists()
-  _, step = native.locate(tmp_path / 'run')
+  step = native.step_of(native.locate(tmp_path / 'run'))
   assert step == 2
   start = time.monotonic()
   assert int(run('run', 3).step) == 3
