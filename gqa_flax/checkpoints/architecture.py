@@ -64,7 +64,7 @@ def infer_config(
   wi = f'encoder/layers_0/mlp/{"wi_0" if gated else "wi"}/kernel'
   if vocab_size is not None and vocab_size != vocab:
     raise ValueError(
-      f'{where} has an embedding of {vocab} rows, but its config file says '
+      f'{where} has an embedding of {vocab} rows, but {where}/config.json says '
       f'vocab_size {vocab_size}; correct the file or give the right arrays.'
     )
   head = shapes.get('decoder/logits_dense/kernel')

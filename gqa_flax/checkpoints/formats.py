@@ -249,14 +249,16 @@ def check_destination(path, format: str) -> epath.Path:
   if '://' not in str(path):
     folder = folder.absolute()
   if folder.exists() and not folder.is_dir():
-    raise FileExistsError(f'{path} is a file; give an OUTPUT that is none.')
+    raise FileExistsError(f'OUTPUT={path} is a file; give a folder.')
   if format == 'hugging_face':
     taken = folder.exists() and any(folder.iterdir())
   else:
-    taken = folder.exists() and bool(folders.steps_in(folder))
+    taken = folder.exists() and bool(
+      folders.steps_in(folder) or recognize(folder)
+    )
   if taken:
     raise FileExistsError(
-      f'{path} holds a checkpoint already; give an OUTPUT that does not.'
+      f'OUTPUT={path} holds a checkpoint already; give an OUTPUT that does not.'
     )
   return folder
 

@@ -174,7 +174,7 @@ def _unreadable(path, error) -> ValueError:
   """Returns what is wrong with a file that torch could not read."""
   if isinstance(error, pickle.UnpicklingError):
     code = _CODE.search(str(error))
-    what = f'code ({code[1]})' if code else 'more than arrays, or is damaged'
+    what = f'code ({code[1]})' if code else 'code or other things than arrays'
     return ValueError(
       f'{path} holds {what}; it is refused, and nothing in it was run: give '
       'the model as model.safetensors, from a source that you trust.'

@@ -12,7 +12,7 @@ import sys
 
 from etils import epath
 
-from gqa_flax.cli import gin_config
+from gqa_flax.cli import gin_config, output_paths
 from gqa_flax.data import catalogue, on_disk
 
 _EXAMPLES = """\
@@ -214,6 +214,8 @@ def _check_caching(args) -> list[str]:
     )
   for name in ('cache_dir', 'manual_dir'):
     _check_folder(args, name)
+  if args.cache_dir and '://' not in args.cache_dir:
+    output_paths.require_folder(f'--cache_dir={args.cache_dir}', args.cache_dir)
   # A value may have commas of its own.
   options = [o for o in re.split(',(?=--)', args.pipeline_options) if o]
   for option in options:

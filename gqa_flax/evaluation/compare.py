@@ -238,7 +238,10 @@ def _read(folders: Sequence[str | os.PathLike]) -> list[Evaluation]:
 
 def _check_examples(run: Evaluation):
   """Raises ValueError unless every example has its texts and numbers."""
-  metric = metrics.get(run.record['metric'])
+  try:
+    metric = metrics.get(run.record['metric'])
+  except ValueError as error:
+    raise ValueError(f'In {run.folder}/scores.json: {error}') from error
   for i, example in enumerate(run.predictions):
     if not _is_whole(example, metric):
       raise ValueError(

@@ -88,7 +88,7 @@ CASES = [
   (
     'data prepare',
     ['--cache', '--pipeline_options=--runner=NoRunner'],
-    *('--pipeline_options', 'NoRunner'),
+    'cannot be cached',
   ),
   (
     'data prepare',

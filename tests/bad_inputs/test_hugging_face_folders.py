@@ -66,7 +66,7 @@ def _edit(path: pathlib.Path, **changes):
     ('gqa_flax', {'num_kv_heads': 'all'}, 'all'),
     ('gqa_flax', {'step': 'last'}, 'last'),
     ('gqa_flax', {'step': -7}, '-7'),
-    ('gqa_flax', {'num_kv_heads': 2}, '2'),
+    ('gqa_flax', {'num_kv_heads': 2, 'step': 3}, '2'),
   ],
 )
 def test_a_field_of_config_json(refused, folder, field, value, said):
@@ -175,7 +175,7 @@ class _Code:
     (b'', 'pytorch_model.bin'),
     (b'PK\x03\x04 and no more', 'pytorch_model.bin'),
     (b'text', 'pytorch_model.bin'),
-    (pickle.dumps({'shared.weight': 5}), 'shared.weight'),
+    (pickle.dumps({'shared.weight': 5}), 'pytorch_model.bin'),
     (pickle.dumps([1, 2]), 'pytorch_model.bin'),
   ],
   ids=['code', 'empty', 'cut_zip', 'text', 'number', 'list'],

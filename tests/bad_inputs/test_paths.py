@@ -70,9 +70,6 @@ def test_another_format_names_the_conversion(refused, command, setting, format):
 @pytest.mark.parametrize(
   ('command', 'setting', 'name', 'others'),
   [
-    ('train', 'MODEL_DIR', 'hugging_face', ()),
-    ('train', 'MODEL_DIR', 't5x', ()),
-    ('train', 'MODEL_DIR', 't5x_legacy', ()),
     ('convert', 'OUTPUT', 'native', ()),
     ('convert', 'OUTPUT', 'hugging_face', ()),
     ('convert', 'OUTPUT', 't5x', ()),
