@@ -15,6 +15,7 @@ from gqa_flax.checkpoints.arrays import LazyArray
 
 # In the order in which transformers looks for them.
 _SINGLE_FILES = ('model.safetensors', 'pytorch_model.bin')
+_SUFFIXES = ('.safetensors', '.bin')
 _FILE_NAME = re.compile(r'[\w-][\w. -]*', re.ASCII)
 # What torch says of a pickle that would call more than what makes arrays.
 _CODE = re.compile(r'GLOBAL (\S+)')
@@ -89,7 +90,8 @@ def _open_shards(path, index) -> dict[str, LazyArray]:
     )
   for name, file in weight_map.items():
     # Only files of the model's own folder are read.
-    if not isinstance(file, str) or not _FILE_NAME.fullmatch(file):
+    is_name = isinstance(file, str) and _FILE_NAME.fullmatch(file)
+    if not is_name or not file.endswith(_SUFFIXES):
       raise ValueError(
         f'{index} says that {name} is in {file!r:.200}, where the name of a '
         f'file in {path} is expected; download the index again, from whom you '

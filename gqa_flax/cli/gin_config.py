@@ -151,7 +151,11 @@ def parse(args):
 def _without_location(error: Exception) -> str:
   """Returns what went wrong in a gin file, without gin's own quotation."""
   text = flatten(re.split(r'\n\s*In (?:file|bindings)', str(error))[0])
-  return re.sub(r"<module '([^']*)' from [^>]*>", r'\1', text)
+  return re.sub(
+    r"Couldn't resolve selector (\S+); .* has no attribute .*",
+    r'there is no \1; check the name.',
+    text,
+  )
 
 
 def _choose_folders(args):
@@ -264,9 +268,10 @@ def parsed_without(name: str) -> str:
 
 def one_sentence(error: Exception) -> str:
   """Returns what an error says, without what gin adds to it."""
-  if isinstance(error, OSError) and error.filename and error.strerror:
-    return f'{error.filename}: {error.strerror}; check the path.'
   text = flatten(str(error).split('\n  In call to')[0])
+  # gin's copy of an OSError has its text and none of its attributes.
+  if failed := re.fullmatch(r"\[Errno \d+\] (.*): '(.*)'", text):
+    return f'{failed[2]}: {failed[1]}; check the path.'
   if unset := _UNSET.match(text):
     name, arguments = unset.groups()
     where = _FOLDERS.get(name, 'one that does')

@@ -71,7 +71,7 @@ def _edit(path: pathlib.Path, **changes):
 )
 def test_a_field_of_config_json(refused, folder, field, value, said):
   _edit(folder / CONFIG, **{field: value})
-  refused('convert', '--gin.INPUT=copy', 'copy/config.json', field, said)
+  refused('convert', '--gin.INPUT=copy', 'copy', 'config.json', field, said)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ CASES = [
   ('calibrate', '--gin.STATISTICS=', 'STATISTICS'),
   ('infer', '--input=$tmp/nothing', '--input', '$tmp/nothing'),
   ('infer', '--input=$empty', '--input', '$empty'),
-  ('infer', '--input=$binary', '--input', '$binary', 'line 1'),
+  ('infer', '--input=$binary', '$binary', 'line 2'),
   ('infer', '--input=', '--input'),
   ('infer', '--output=$empty', '--output', '$empty'),
   ('infer', '--output=/proc/foo', '--output', '/proc/foo'),
@@ -186,4 +186,4 @@ def test_a_standard_input_that_is_closed(refused, monkeypatch):
 def test_a_standard_input_that_is_not_text(refused, monkeypatch, world):
   with world.binary.open('rb') as file:
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(file, 'utf-8'))
-    refused('infer', (), 'standard input', 'line 1', 'UTF-8')
+    refused('infer', (), 'standard input', 'line 2', 'UTF-8')

@@ -57,7 +57,7 @@ def test_leftover_files_are_reported(refused, tmp_path, monkeypatch):
   [
     KeyError('fsdp'),
     TypeError("unsupported operand type(s) for %: 'int' and 'NoneType'"),
-    FileNotFoundError(2, 'No such file or directory', '/proc/foo'),
+    OSError(28, 'No space left on device'),
     UnicodeDecodeError('utf-8', b'\xff', 0, 1, 'invalid start byte'),
     IndexError('tuple index out of range'),
     RecursionError('maximum recursion depth exceeded'),
