@@ -75,7 +75,7 @@ def test_the_words_of_settings_are_those_of_the_library():
   [
     ('TRAIN_STEPS=abc', "'abc'"),
     ('TRAIN_STEPS=1.5', '1.5'),
-    ('TRAIN_STEPS=1e3', '1000.0'),
+    ('TRAIN_STEPS=1e3', '1e3'),
     ('TRAIN_STEPS=', "''"),
     ('TRAIN_STEPS=-5', '-5'),
     ('TRAIN_STEPS=True', 'True'),

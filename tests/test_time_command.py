@@ -114,12 +114,12 @@ def test_a_model_that_fits_no_mesh_is_one_sentence(capsys, monkeypatch):
 @pytest.mark.parametrize(
   ('argv', 'sentence'),
   [
-    (['--target=v4-17'], "--target: The TPU slice 'v4-17' is none; give"),
+    (['--target=v4-17'], "--target: There is no TPU slice 'v4-17'; give"),
     (['--target=v4-16', '--trace_dir=x'], 'There is nothing to trace'),
     (['--target=v4-16', '--gin.MESH_DATA=3'], 'No mesh of data=3'),
     (['--trace_dir='], '--trace_dir names no folder; give one,'),
-    (['--target='], "--target: The TPU slice '' is none; give"),
-    (['--gin.REPEATS=0'], 'REPEATS is 0; give an integer of 1 or more.'),
+    (['--target='], "--target: There is no TPU slice ''; give"),
+    (['--gin.REPEATS=0'], 'REPEATS is 0; give an integer of at least 1.'),
     (['--gin.REPEATS=2.5'], 'REPEATS is 2.5; give'),
     (['--gin.REPEATS=many'], "REPEATS is 'many'; give"),
     (['--output='], "--output: '' cannot be written (Is a directory);"),
@@ -152,8 +152,8 @@ def test_sizes_that_cannot_be_are_named(
 ):
   forbid_compiling(monkeypatch)
   _, err = fail(capsys, *where, f'--gin.{name}={value}')
-  assert err.startswith(f'gqa-flax time: {name} is {value}; give ')
-  assert err.endswith('of 1 or more.\n') and err.count('\n') == 1
+  assert err.startswith(f'gqa-flax time: --gin.{name} is {value}; give ')
+  assert 'at least 1' in err and err.count('\n') == 1
 
 
 def forbid_compiling(monkeypatch):

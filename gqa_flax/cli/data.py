@@ -232,8 +232,10 @@ def _check_folder(args, name: str):
   if chosen is None:
     return
   folder = epath.Path(chosen).expanduser()
-  if not chosen or folder.is_file():
-    raise gin_config.UsageError(f'--{name}={chosen} is no folder; give one.')
+  if not chosen:
+    raise gin_config.UsageError(f'--{name} is empty; give a folder.')
+  if folder.is_file():
+    raise gin_config.UsageError(f'--{name}={chosen} is a file; give a folder.')
   if name == 'manual_dir' and not folder.exists():
     raise gin_config.UsageError(
       f'--{name}={chosen} does not exist; give the folder of the files that '

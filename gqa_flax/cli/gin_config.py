@@ -16,6 +16,7 @@ import gin
 
 from gqa_flax.cli import gin_text, output_paths, setting_checks, settings
 from gqa_flax.cli.gin_text import UsageError
+from gqa_flax.data import on_disk
 
 __all__ = ['UsageError']
 
@@ -111,12 +112,10 @@ def _require_values(text: gin_text.Text):
 
 
 def require_data_dir(folder: str):
-  """Raises UsageError if TFDS cannot have its data sets in a folder."""
-  if not folder or (os.path.exists(folder) and not os.path.isdir(folder)):
-    raise UsageError(
-      f'--tfds_data_dir is {folder!r}, which is not a folder; give the one '
-      'that holds your data sets.'
-    )
+  """Raises an error if TFDS cannot have its data sets in a folder."""
+  if not folder:
+    raise UsageError('--tfds_data_dir is empty; give the folder of data sets.')
+  on_disk.data_dir(folder)
 
 
 def parse(args):

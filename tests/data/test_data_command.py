@@ -181,17 +181,19 @@ def test_a_job_without_its_data_ends_before_anything_is_loaded(
 
 
 def test_data_that_a_binding_names_is_looked_for(capsys, tmp_path):
-  argv = ['train', '--gin_file=gin_configs/tasks/wmt14_en_de.gin']
+  argv = ['train', '--gin_file=gin_configs/models/mini.gin']
+  argv += ['--gin_file=gin_configs/tasks/wmt14_en_de.gin']
+  argv += [f'--gin_file={RUNS}/finetune.gin']
   argv += ['--gin.TFDS_NAME=wmt_t2t_translate/de-en:1.0.0']
   assert cli.main([*argv, f'--tfds_data_dir={tmp_path}']) == 1
   assert 'set wmt_t2t_translate/de-en:1.0.0 of task' in capsys.readouterr().err
-  # Nor is the file's own looked for where a binding goes past its macro.
-  direct = argv[:-1] + ['--gin_file=nowhere.gin']
-  direct += ['--gin.paper_tasks.wmt14_en_de.tfds_name=other:1.0.0']
-  assert cli.main([*direct, f'--tfds_data_dir={tmp_path}']) == 2
+  # So is what a binding names past the file's macro.
+  direct = '--gin.paper_tasks.wmt14_en_de.tfds_name=other:1.0.0'
+  assert cli.main([*argv, direct, f'--tfds_data_dir={tmp_path}']) == 1
+  error = capsys.readouterr().err
+  assert 'set other:1.0.0 of task' in error and 'check TFDS_NAME' in error
   # A cache does without, where there is one.
-  argv += ['--gin.USE_CACHED_TASKS=True', '--gin_file=nowhere.gin']
-  argv += [f'--tfds_data_dir={tmp_path}']
+  argv += ['--gin.USE_CACHED_TASKS=True', f'--tfds_data_dir={tmp_path}']
   assert cli.main(argv) == 1
   assert (
     f"Task 'wmt14_en_de' is not cached in {tmp_path}/cached_tasks: write the "
@@ -205,8 +207,9 @@ def test_data_that_a_binding_names_is_looked_for(capsys, tmp_path):
   assert cli.main(argv) == 1
   assert 'such as train.tfrecord-00000-of-00001: rem' in capsys.readouterr().err
   (cache / 'train.tfrecord-00000-of-00001').write_text('')
+  # Then the data is there, and what else is missing is asked for.
   assert cli.main(argv) == 2
-  assert 'nowhere.gin cannot be read' in capsys.readouterr().err
+  assert 'add --gin.MODEL_DIR=...' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
