@@ -228,7 +228,7 @@ def test_slices_by_name():
   assert (found.generation, found.num_chips) == ('v5e', 256)
   assert found.name == 'v5e:16x16' and found.chip is CHIPS['v5e']
   for name in ('v4', 'v4-15', 'v4-24', 'v9:2x2', 'v4:8', 'v4:0x2x2', 'v9-8'):
-    with pytest.raises(ValueError, match=f'slice {name!r} is none'):
+    with pytest.raises(ValueError, match=f'no TPU slice {name!r}'):
       Slice.parse(name)
 
 
