@@ -20,6 +20,7 @@ def decoded(monkeypatch):
     seen.extend(texts)
     return [f'<{text}>' for text in texts]
 
+  monkeypatch.setattr(gin_config, 'require_function', lambda *args: None)
   monkeypatch.setattr(gin_config, 'call', lambda *args: lambda: texts_to_texts)
   return seen
 

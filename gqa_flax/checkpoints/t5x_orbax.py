@@ -84,7 +84,7 @@ def open_orbax(path, *, optimizer: bool = True) -> StoredCheckpoint:
     config=config,
     params=params,
     slots=slots or None,
-    count=(step or 0) if slots else 0,
+    count=step if slots else 0,
     skipped=skipped,
   )
 

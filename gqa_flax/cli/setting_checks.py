@@ -11,7 +11,6 @@ from gqa_flax.cli.gin_text import (
   has_references,
 )
 from gqa_flax.cli.settings import SETTINGS, setting
-from gqa_flax.config import T5Config
 
 # What commands read themselves, without a gin file that uses it.
 _READ_BY_COMMAND = {'data': {'TASK_FEATURE_LENGTHS', 'TFDS_NAME'}}
@@ -100,12 +99,16 @@ def _alike(a, b) -> bool:
 def _check_model(text):
   """Refuses sizes that fit no model."""
   fields = text.fields('T5Config')
+  if 'vocab_size' not in fields:
+    return
+  # Not before it is needed: it loads NumPy.
+  from gqa_flax.config import T5Config
+
   known = {f.name for f in dataclasses.fields(T5Config)}
-  if 'vocab_size' in fields:
-    try:
-      T5Config(**{k: v for k, v in fields.items() if k in known})
-    except ValueError as error:
-      raise UsageError(str(error)) from error
+  try:
+    T5Config(**{k: v for k, v in fields.items() if k in known})
+  except ValueError as error:
+    raise UsageError(str(error)) from error
 
 
 def _check_together(text):

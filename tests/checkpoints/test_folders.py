@@ -24,7 +24,7 @@ def ours(tiny_config, tiny_params, opt_state, tmp_path_factory):
   folder = tmp_path_factory.mktemp('ours')
   with native.checkpoint_manager(folder) as manager:
     for step in (3, 5):
-      checkpoint = native.Checkpoint(step, tiny_params, tiny_config)
+      checkpoint = native.Checkpoint(step, tiny_params, tiny_config, step=0)
       native.save(manager, checkpoint, opt_state=opt_state)
   return folder
 
@@ -33,7 +33,9 @@ def ours(tiny_config, tiny_params, opt_state, tmp_path_factory):
 def sources(tiny_config, tiny_params, ours, tmp_path_factory):
   """A checkpoint_3 folder of every format."""
   folder = tmp_path_factory.mktemp('hugging_face')
-  formats.save_params(folder / 'm', tiny_params, tiny_config, 'hugging_face')
+  formats.save_params(
+    folder / 'm', tiny_params, tiny_config, 'hugging_face', step=0
+  )
   return {
     'native': ours / 'checkpoint_3',
     't5x': FIXTURES / 'orbax' / 'checkpoint_3',

@@ -22,7 +22,9 @@ INTEGERS = (
 
 @pytest.fixture
 def folder(tiny_config, tiny_params, tmp_path):
-  formats.save_params(tmp_path / 'm', tiny_params, tiny_config, 'hugging_face')
+  formats.save_params(
+    tmp_path / 'm', tiny_params, tiny_config, 'hugging_face', step=0
+  )
   return tmp_path / 'm'
 
 
@@ -244,7 +246,7 @@ def test_what_makes_no_sense_is_named(folder, fields, message):
     (b'', 'there is no JSON'),
     (b'{"a": ' * 100_000, 'nested too deeply'),
     (b'[' * 100_000, 'nested too deeply'),
-    (b'{"model_type": "\xe9"}', "'utf-8' codec"),
+    (b'{"model_type": "\xe9"}', 'the JSON is not UTF-8'),
     (b'{"num_heads": ' + b'9' * 5000 + b'}', 'there is no JSON'),
   ],
 )
@@ -282,7 +284,7 @@ def test_our_own_json_is_checked_too(
   tiny_config, tiny_params, tmp_path, change, message
 ):
   # As convert writes it, without a checksum.
-  path = formats.save_params(tmp_path / 'run', tiny_params, tiny_config)
+  path = formats.save_params(tmp_path / 'run', tiny_params, tiny_config, step=0)
   file = tmp_path / 'run' / 'checkpoint_0' / 'model' / 'metadata'
   model = json.loads(file.read_text())
   change(model)
@@ -297,7 +299,7 @@ def test_our_own_json_is_checked_too(
 def test_our_own_json_may_be_no_json(
   tiny_config, tiny_params, tmp_path, content
 ):
-  formats.save_params(tmp_path / 'run', tiny_params, tiny_config)
+  formats.save_params(tmp_path / 'run', tiny_params, tiny_config, step=0)
   file = tmp_path / 'run' / 'checkpoint_0' / 'model' / 'metadata'
   file.write_bytes(content)
   with pytest.raises(ValueError, match=f'is damaged: in {file}, the'):

@@ -31,7 +31,8 @@ class Draws(BatchIterator):
       rows = tf.data.Dataset.range(10**6).map(row)
       return rows.batch(batch_size // number)
 
-    arguments = {'batch_size': batch_size, 'seed': seed, 'task': 'draws'}
+    arguments = {'batch_size': batch_size, 'seed': seed}
+    arguments |= {'task': 'draws', 'split': 'train'}
     super().__init__(stream, arguments, num_shards, position=position)
     self.read = []
 

@@ -164,7 +164,7 @@ def test_loss_normalizers_by_hand(factor, expected):
 
 def test_unknown_loss_normalizer_is_refused():
   batch = {'decoder_loss_weights': jnp.ones((1, 1))}
-  with pytest.raises(ValueError, match="'TOKENS'; set it to a number"):
+  with pytest.raises(ValueError, match="'TOKENS'; set it to a positive"):
     losses.loss_normalizer(batch, 'TOKENS')
 
 
