@@ -292,7 +292,7 @@ def _splits(info: Mapping) -> tuple[Split, ...]:
   return tuple(
     Split(
       split['name'],
-      sum(map(int, split['shardLengths'])),
+      sum(map(int, split.get('shardLengths', ()))),
       int(split.get('numBytes', 0)),
       tuple(_files(info, split)),
     )

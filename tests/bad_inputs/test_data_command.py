@@ -133,7 +133,6 @@ def test_arguments(refused, case):
     b'\xff',
     b'[' * 100_000,
     json.dumps({'splits': 5}).encode(),
-    json.dumps({'splits': [{'name': 'train'}]}).encode(),
     json.dumps({'splits': [{'name': 5, 'shardLengths': ['x']}]}).encode(),
   ],
 )

@@ -152,6 +152,7 @@ def test_an_mt5_s_record_says_so(tiny_config, tmp_path):
       output=str(output),
       num_kv_heads=2,
       output_format=output_format,
+      step=1_000_000,
     )
     record = json.loads((output / 'conversion.json').read_text())
     assert record['model_type'] == 'mt5'

@@ -282,8 +282,7 @@ def test_a_row_of_parquet_that_is_not_utf8_is_named(tmp_path):
   with pytest.raises(FilesError) as error:
     read(str(path))
   assert str(error.value) == (
-    f"{path}, row 1501 is not UTF-8 ('utf-8' codec can't decode byte 0xff in "
-    'position 0: invalid start byte): convert the file.'
+    f'{path}, row 1501 is not UTF-8: convert the file.'
   )
 
 
