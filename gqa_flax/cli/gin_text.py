@@ -56,12 +56,14 @@ class Text:
       'eval/loop.train.seed'.
     macro_of: The macro that a gin file binds to a parameter, by the same keys.
     referenced: Names of all macros that are used, each with where.
+    in_files: Names of the macros that files set.
   """
 
   macros: dict[str, Binding] = dataclasses.field(default_factory=dict)
   parameters: dict[str, Binding] = dataclasses.field(default_factory=dict)
   macro_of: dict[str, str] = dataclasses.field(default_factory=dict)
   referenced: dict[str, str] = dataclasses.field(default_factory=dict)
+  in_files: set[str] = dataclasses.field(default_factory=set)
 
   def value(self, name: str) -> Any:
     """Returns the value of a macro, or None if it has none or no literal."""
@@ -113,6 +115,7 @@ def read(
   text = Text()
   for file in files:
     _read_file(text, file, ['', *folders], '--gin_file', ())
+  text.in_files.update(text.macros)
   for binding in bindings:
     name, equals, value = binding.partition('=')
     if not equals:

@@ -8,6 +8,8 @@ that nothing is imported for them and only local folders are listed.
 import pathlib
 from collections.abc import Callable
 
+from gqa_flax.cli import gin_config, gin_text
+
 AGAIN = 'Interrupted. Run the same command again to continue.'
 
 
@@ -18,9 +20,16 @@ def sentence(args) -> str:
 
 
 def _value(args, name: str) -> str | None:
-  """Returns a setting, or None before the gin files have been read."""
-  text = getattr(args, 'text', None)
-  return text and text.value(name)
+  """Returns a setting, or None if it has none that can be read."""
+  try:
+    text = gin_text.read(
+      args.gin_file,
+      args.gin_bindings,
+      gin_config.search_paths(args.gin_search_paths),
+    )
+  except gin_text.UsageError:
+    return None
+  return text.value(name)
 
 
 def _train(args) -> str:

@@ -80,7 +80,7 @@ def _check_name(text, name, place, command):
   near = [
     by_upper[n] for n in difflib.get_close_matches(name.upper(), by_upper, n=3)
   ]
-  if place.startswith('--gin.'):
+  if place.startswith('--gin.') and name not in text.in_files:
     remedy = (
       f'the nearest are {", ".join(near)}'
       if near

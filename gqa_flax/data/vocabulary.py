@@ -24,7 +24,6 @@ T5_URL = (
 )
 T5_SHA256 = 'd60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86'
 EXTRA_IDS = 100
-_T5_IDS = (0, 1, 2)  # padding, EOS, unknown
 
 
 def sentencepiece(
@@ -90,7 +89,7 @@ def check_ids(vocabulary: seqio.Vocabulary, where: str):
 
 
 def _check(path: epath.Path):
-  """Sees that a file is a whole model with T5's special ids."""
+  """Sees that a file is a whole model."""
   remedy = "give another VOCABULARY_FILE, or leave it None for T5's own."
   if path.is_dir():
     raise ValueError(f'{path} is a folder, not a SentencePiece model: {remedy}')
@@ -107,13 +106,6 @@ def _check(path: epath.Path):
     raise ValueError(
       f'{path} ({len(content)} bytes) is no SentencePiece model, or a part of '
       f'one: {remedy}'
-    )
-  ids = (model.pad_id(), model.eos_id(), model.unk_id())
-  if ids != _T5_IDS:
-    raise ValueError(
-      f'{path} has the ids {ids} for padding, EOS and unknown; T5 has '
-      f'{_T5_IDS}: train it with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1, '
-      f'or {remedy}'
     )
 
 

@@ -281,7 +281,7 @@ def test_check_fails_where_nothing_can_be_used(check, use_tfds, monkeypatch):
 @pytest.mark.parametrize(
   ('argv', 'message'),
   [
-    (['--example=-1'], '--example=-1: examples are counted from 0.'),
+    (['--example=-1'], '--example=-1: examples are counted from 0 to'),
     (['--all', '--example=0'], '--all reads every example, --example=0 shows'),
   ],
 )
