@@ -1,5 +1,6 @@
 """The training loop: restore, step, log, save, evaluate."""
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -176,6 +177,7 @@ def train(
     jax.set_mesh(device_mesh),
     watchdog.Watchdog(hang_seconds),
     preemption.listening() as preempted,
+    contextlib.ExitStack() as at_end,
   ):
     state, goes_on = initial_state(
       manager,
@@ -243,6 +245,8 @@ def train(
     line = ProgressLine(
       epath.Path(model_dir).name, first_step, train_steps, hosts.is_primary()
     )
+    # Before whatever is said of a run that ends early.
+    at_end.callback(line.close)
     window = Window()
     for step in range(first_step + 1, train_steps + 1):
       watchdog.beat()
