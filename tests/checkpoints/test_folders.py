@@ -24,7 +24,7 @@ def ours(tiny_config, tiny_params, opt_state, tmp_path_factory):
   folder = tmp_path_factory.mktemp('ours')
   with native.checkpoint_manager(folder) as manager:
     for step in (3, 5):
-      checkpoint = native.Checkpoint(step, tiny_params, tiny_config, step=0)
+      checkpoint = native.Checkpoint(step, tiny_params, tiny_config)
       native.save(manager, checkpoint, opt_state=opt_state)
   return folder
 

@@ -183,7 +183,7 @@ def test_parameters_without_a_step_are_not_saved(
   tiny_config, numbered, tmp_path
 ):
   with pytest.raises(TypeError, match='step'):
-    formats.save_params(tmp_path / 'out', numbered, tiny_config, step=0)
+    formats.save_params(tmp_path / 'out', numbered, tiny_config)
   assert not (tmp_path / 'out').exists()
 
 

@@ -740,8 +740,8 @@ def test_safetensors_with_a_wrong_entry(tmp_path, entry):
   [
     (b'[1, 2]', 'a JSON list, not an object'),
     (b'[' * 100_000, 'nested too deeply'),
-    (b'{"x": "\xff"}', 'there is no JSON'),
-    (b'null', 'a JSON NoneType, not an object'),
+    (b'{"x": "\xff"}', 'the JSON is not UTF-8'),
+    (b'null', 'a JSON null, not an object'),
   ],
 )
 def test_safetensors_with_a_wrong_header(tmp_path, header, message):
