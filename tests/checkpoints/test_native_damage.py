@@ -169,8 +169,9 @@ def test_a_bit_flipped_anywhere_is_seen_or_harmless(
   content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
   file.write_bytes(content)
   try:
-    checkpoint = native.restore(folder)
-    state = native.restore_optimizer(folder, opt_state)
+    # By its name: of a folder, the newest whole one would be read.
+    checkpoint = native.restore(folder / 'checkpoint_7')
+    state = native.restore_optimizer(folder / 'checkpoint_7', opt_state)
   except native.CorruptCheckpointError:
     return
   jax.tree.map(np.testing.assert_array_equal, checkpoint.params, tiny_params)
