@@ -2,7 +2,8 @@
 
 The sentences come from what is on disk, since the command may have been
 interrupted anywhere. They are made while another thread may hold any lock, so
-that nothing is imported for them and only local folders are listed.
+that nothing is imported for them: gin files are read as text, and only local
+folders are listed.
 """
 
 import pathlib

@@ -1,5 +1,6 @@
 """The types of settings: what each accepts, and how to say that."""
 
+import abc
 import argparse
 import ast
 import dataclasses
@@ -11,7 +12,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Type:
+class Type(abc.ABC):
   """A type of values.
 
   Attributes:
@@ -35,11 +36,13 @@ class Type:
     del value
     return str(self)
 
+  @abc.abstractmethod
   def _accepts(self, value) -> bool:
-    raise NotImplementedError
+    """Whether a value is of the type, words in `also` apart."""
 
+  @abc.abstractmethod
   def _wanted(self) -> str:
-    raise NotImplementedError
+    """What to give, words in `also` apart."""
 
 
 @dataclasses.dataclass(frozen=True)
