@@ -232,6 +232,26 @@ def require_function(args, name: str, files: str):
     raise UsageError(f'No --gin_file configures {name}; give {files}.')
 
 
+def configured(args, module: str, name: str, files: str) -> Callable | None:
+  """Returns a function of ours as gin files and bindings configure it.
+
+  Args:
+    args: Of the command.
+    module: Where the function is.
+    name: Of the function.
+    files: Files that configure it, for the error.
+
+  Returns:
+    The function; None for a dry run, for which the configuration is printed.
+
+  Raises:
+    UsageError: No gin file configures it, or as `parse`.
+  """
+  require_function(args, f'{module}.{name}', files)
+  parse(args)
+  return None if args.dry_run else call(module, name, files)
+
+
 def call(module: str, name: str, files: str = 'one that does') -> Callable:
   """Returns a function of ours with its parameters bound by gin.
 

@@ -64,16 +64,14 @@ def train(args):
       f'--num_devices={args.num_devices} is for --dry_run alone; leave it out, '
       'or add --dry_run.'
     )
-  gin_config.require_function(
-    args, 'gqa_flax.training.loop.train', _TRAIN_FILES
-  )
   _require_data(args)
   _join(args)
-  gin_config.parse(args)
-  if args.dry_run:
+  run = gin_config.configured(
+    args, 'gqa_flax.training.loop', 'train', _TRAIN_FILES
+  )
+  if run is None:
     _print_plan(args)
     return
-  run = gin_config.call('gqa_flax.training.loop', 'train', _TRAIN_FILES)
   run_dir = gin_config.literal(args, 'MODEL_DIR')
   started = False
 
@@ -92,19 +90,14 @@ def train(args):
 
 def convert(args):
   """Converts as configured: `conversion.convert.convert_checkpoint`."""
-  gin_config.require_function(
+  run = gin_config.configured(
     args,
-    'gqa_flax.conversion.convert.convert_checkpoint',
-    'gin_configs/runs/convert.gin',
-  )
-  gin_config.parse(args)
-  if args.dry_run:
-    return
-  run = gin_config.call(
     'gqa_flax.conversion.convert',
     'convert_checkpoint',
     'gin_configs/runs/convert.gin',
   )
+  if run is None:
+    return
   path = run()
   output = gin_config.literal(args, 'OUTPUT')
   _write_provenance(output, 'convert')
@@ -118,21 +111,16 @@ def convert(args):
 
 def evaluate(args):
   """Evaluates as configured: `evaluation.evaluate.evaluate`."""
-  gin_config.require_function(
-    args,
-    'gqa_flax.evaluation.evaluate.evaluate',
-    'gin_configs/runs/evaluate.gin',
-  )
   _require_data(args)
   _join(args)
-  gin_config.parse(args)
-  if args.dry_run:
-    return
-  run = gin_config.call(
+  run = gin_config.configured(
+    args,
     'gqa_flax.evaluation.evaluate',
     'evaluate',
     'gin_configs/runs/evaluate.gin',
   )
+  if run is None:
+    return
   scores = run(settings=gin_config.parsed_without('OUTPUT_DIR'))
   output_dir = gin_config.literal(args, 'OUTPUT_DIR')
   _write_provenance(output_dir, 'evaluate')
@@ -144,18 +132,15 @@ def evaluate(args):
 
 def infer(args):
   """Decodes lines of text: `evaluation.evaluate.infer`."""
-  gin_config.require_function(
+  make = gin_config.configured(
     args,
-    'gqa_flax.evaluation.evaluate.infer',
+    'gqa_flax.evaluation.evaluate',
+    'infer',
     'gin_configs/runs/infer.gin',
   )
-  gin_config.parse(args)
-  if args.dry_run:
+  if make is None:
     return
   text_files.check_output(args.output)
-  make = gin_config.call(
-    'gqa_flax.evaluation.evaluate', 'infer', 'gin_configs/runs/infer.gin'
-  )
   lines = text_files.read_lines(args.input)
   decoded = make()(lines)
   text_files.write(args.output, text_files.to_text(decoded))
