@@ -14,6 +14,7 @@ import pytest
 
 from gqa_flax import cli
 from gqa_flax.checkpoints import native
+from gqa_flax.runtime import owner
 
 MODEL = [
   '--gin_file=gin_configs/models/mini.gin',
@@ -246,10 +247,14 @@ def test_a_killed_evaluation_scores_the_same(
   process.send_signal(signal.SIGKILL)
   process.wait()
   assert 10 <= num_decoded() < num_examples / batch_size
-  assert [p.name for p in partial.parent.iterdir()] == [partial.name]
+  left = {path.name for path in partial.parent.iterdir()}
+  assert left == {partial.name, owner.NAME}
 
   subprocess.run(command('killed'), check=True, capture_output=True)
-  assert not partial.exists()
+  left = {path.name for path in partial.parent.iterdir()}
+  assert left == {path.name for path in (tmp_path / 'whole').iterdir()}
+  assert 'scores.json' in left
+  assert not left & {partial.name, owner.NAME}
   for file in ('predictions.jsonl', 'scores.json'):
     whole, killed = (
       (tmp_path / name / file).read_bytes() for name in ('whole', 'killed')

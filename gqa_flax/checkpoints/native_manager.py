@@ -36,6 +36,7 @@ class Manager(ocp.CheckpointManager):
     self._step: int | None = None
     # Orbax logs what is raised here as well, with tracebacks.
     logging.getLogger('absl').addFilter(_keep_record)
+    logging.getLogger('asyncio').addFilter(_keep_lost_error)
     _drop_late_results()
     super().__init__(
       directory,
@@ -183,6 +184,13 @@ def _keep_record(record: logging.LogRecord) -> bool:
     return True
   record.exc_info = None
   return not any(words in record.getMessage() for words in _FULL)
+
+
+def _keep_lost_error(record: logging.LogRecord) -> bool:
+  # Of arrays that Orbax writes at once, the first to fail is raised, and
+  # asyncio logs the others with their tracebacks when they are collected.
+  text = record.getMessage()
+  return not ('never retrieved' in text and 'orbax' in text)
 
 
 @functools.cache

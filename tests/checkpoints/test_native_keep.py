@@ -1,6 +1,7 @@
 """Which checkpoints of ours stay, and writing them in the background."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -193,6 +194,24 @@ if how == 'full':
   native.save(manager, native.Checkpoint(3, params, config))
   manager.close()
 """
+
+
+@pytest.mark.parametrize('writes', ['orbax-checkpoint-tmp', 'elsewhere'])
+def test_errors_of_parallel_writes_are_not_logged(tmp_path, writes, caplog):
+  """Orbax raises the first; asyncio would log the others as tracebacks."""
+
+  async def fail():
+    raise ValueError(f'Error writing {tmp_path / writes}')
+
+  async def gather():
+    failing = asyncio.ensure_future(fail())
+    await asyncio.wait([failing])
+
+  with native.checkpoint_manager(tmp_path):
+    asyncio.run(gather())
+    gc.collect()
+  logged = [r for r in caplog.records if 'never retrieved' in r.message]
+  assert len(logged) == (writes == 'elsewhere')
 
 
 @pytest.mark.parametrize('background', [False, True])
