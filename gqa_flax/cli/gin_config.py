@@ -9,7 +9,7 @@ import importlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -61,14 +61,6 @@ def add_settings(parser: argparse.ArgumentParser, command, run_files):
     return f'{format_help()}\n{settings.describe(names, command)}\n'
 
   parser.format_help = with_settings  # type: ignore[method-assign]
-
-
-def rewrite_bindings(argv: Sequence[str]) -> list[str]:
-  """Turns T5X's `--gin.NAME=value` into `--gin_bindings=NAME=value`."""
-  return [
-    f'--gin_bindings={arg[6:]}' if arg.startswith('--gin.') else arg
-    for arg in argv
-  ]
 
 
 def read(args) -> gin_text.Text:
