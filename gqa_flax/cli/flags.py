@@ -5,7 +5,7 @@ import difflib
 import importlib.metadata
 from collections.abc import Sequence
 
-from gqa_flax.cli import settings
+from gqa_flax.cli import gin_config, setting_help, settings
 
 _NEAREST = 3
 
@@ -51,17 +51,31 @@ class Parser(argparse.ArgumentParser):
 
   def _nearest(self, name: str, value: str) -> list[str]:
     """Returns how to write what a name may have meant, best first."""
-    flags = {x[2:]: x for x in self._option_string_actions if x[:2] == '--'}
-    reads_gin = 'gin_bindings' in flags
-    names = {x.lower(): x for x in settings.SETTINGS} if reads_gin else {}
-    spelled = {n: f'--gin.{x}={value}' for n, x in names.items()} | flags
+    flags = {
+      option[2:]: option if action.nargs == 0 else f'{option}={value}'
+      for option, action in self._option_string_actions.items()
+      if option.startswith('--')
+    }
+    bindings = {
+      setting.lower(): f'--gin.{setting}={value}'
+      for setting in (self._settings() if 'gin_bindings' in flags else ())
+    }
     name = name.lower()
-    if name in names:
-      return [spelled[name]]
+    if name in bindings:
+      return [bindings[name]]
     # METHOD of CONVERSION_METHOD is a whole word of it.
-    found = [x for x in names if name in x.split('_')]
+    found = [x for x in bindings if name in x.split('_')]
+    spelled = bindings | flags
     found += difflib.get_close_matches(name, spelled, n=_NEAREST)
     return [spelled[x] for x in dict.fromkeys(found)][:_NEAREST]
+
+  def _settings(self) -> list[str]:
+    """Returns the settings of the command, or of all where it has no own."""
+    command = self.prog.split()[1:2]
+    if not command:
+      return [*settings.SETTINGS]
+    found = setting_help.sections(command[0], gin_config.search_paths())
+    return [entry.name for entries in found.values() for entry in entries]
 
 
 class Version(argparse.Action):

@@ -28,11 +28,11 @@ def add_commands(commands):
       formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=run)
-    gin_config.add_arguments(command)
-    gin_config.add_settings(command, run.__name__, _RUN_FILES[run])
-    add = command.add_argument
     if run is convert:
       shorthand.add_arguments(command)
+    gin_config.add_arguments(command)
+    gin_config.add_settings(command, run.__name__)
+    add = command.add_argument
     if run in (train, evaluate):
       add('--coordinator_address', help='host:port of process 0')
       positive = setting_types.flag(Integer(1))
@@ -149,13 +149,6 @@ def infer(args):
   text_files.write(args.output, text_files.to_text(decoded))
 
 
-# What configures each command: the settings that its help shows.
-_RUN_FILES = {
-  train: ('pretrain', 'uptrain', 'finetune'),
-  convert: ('convert',),
-  evaluate: ('evaluate',),
-  infer: ('infer',),
-}
 EXAMPLES = {
   train: """\
 examples:

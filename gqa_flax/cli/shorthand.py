@@ -16,8 +16,15 @@ FLAGS = {
 }
 
 
+_USAGE = """\
+gqa-flax convert INPUT OUTPUT --num_kv_heads=K [--method=...] [--step=...]
+       gqa-flax convert --gin_file=gin_configs/runs/convert.gin --gin.INPUT=...
+"""
+
+
 def add_arguments(command):
   """Adds the arguments to those of `gqa-flax convert`."""
+  command.usage = _USAGE
   add = command.add_argument
   for name in POSITIONAL:
     meaning = settings.SETTINGS[name].meaning
@@ -52,6 +59,9 @@ def bind(args):
         'out one of the two.'
       )
   if given:
+    args.shorthand = {x: x for x in POSITIONAL} | {
+      setting: f'--{name}=...' for name, setting in FLAGS.items()
+    }
     args.gin_file.insert(0, RUN_FILE)
     args.gin_bindings += [f'{k}={value!r}' for k, (_, value) in given.items()]
 

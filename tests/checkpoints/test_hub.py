@@ -304,7 +304,6 @@ def test_what_is_read_is_downloaded_and_nothing_else(model, tmp_path):
     return subprocess.run(
       [sys.executable, '-c', code],
       env={**env, **extra},
-      cwd=tmp_path,
       stdout=subprocess.PIPE,
       text=True,
       check=True,
