@@ -159,7 +159,7 @@ def _library(model: Model) -> Any:
   except ImportError as error:
     raise ImportError(
       f'There is no folder {model.given}, and huggingface_hub, which downloads '
-      "models, is not installed; pip install 'gqa_flax[hf]', or give a folder."
+      'models, is not installed; pip install huggingface_hub, or give a folder.'
     ) from error
   return huggingface_hub
 
@@ -215,7 +215,7 @@ def _short(error: BaseException) -> str:
 
   while error.__cause__ is not None:
     error = error.__cause__
-  if constants.is_offline_mode():
+  if constants.HF_HUB_OFFLINE:
     return 'HF_HUB_OFFLINE is set'
   if isinstance(error, errors.HfHubHTTPError):
     return f'status {error.response.status_code}'

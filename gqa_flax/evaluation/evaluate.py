@@ -10,7 +10,7 @@ import seqio
 from etils import epath
 
 from gqa_flax import partitioning
-from gqa_flax.checkpoints import native, restoring
+from gqa_flax.checkpoints import hub, native, restoring
 from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.data.vocabulary import check_ids
 from gqa_flax.evaluation import decoding, identity, predictions
@@ -107,7 +107,8 @@ def _evaluate(
   folders = {e: output / e.split if several else output for e in decoders}
   dtypes = {'param_dtype': param_dtype, 'cache_dtype': config.cache_dtype}
   step = {} if found.step is None else {'step': found.step}
-  origin = {'checkpoint': str(checkpoint), **step, **_unusual(dtypes)}
+  name = hub.name_of(found.folder) or str(checkpoint)
+  origin = {'checkpoint': name, **step, **_unusual(dtypes)}
   about = {
     **origin,
     **dtypes,

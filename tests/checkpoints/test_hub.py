@@ -204,7 +204,7 @@ def test_an_incomplete_cache_is_not_taken_for_the_model(cache, model):
 
 def test_without_the_library_it_is_named(cache, monkeypatch):
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-  with pytest.raises(ImportError, match=r"pip install 'gqa_flax\[hf\]'"):
+  with pytest.raises(ImportError, match='pip install huggingface_hub, or give'):
     folders.checkpoints_at(ID)
 
 
