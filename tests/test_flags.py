@@ -96,7 +96,7 @@ def test_a_dry_run_with_a_hyphen_is_one(capsys):
     ),
     (['train', '--Num-KV-Heads', '2'], 'mean --gin.NUM_KV_HEADS=2?'),
     (['train', '--num_kv_heads', '--debug'], 'mean --gin.NUM_KV_HEADS=...?'),
-    (['train', '--train_step=9'], 'mean --gin.TRAIN_STEPS=9 or'),
+    (['train', '--train_step=9'], 'mean --gin.TRAIN_STEPS=9?'),
     (['evaluate', '--split=test'], 'mean --gin.SPLIT=test?'),
     (['time', '--batch_size', '8'], 'mean --gin.BATCH_SIZE=8?'),
     (['data', 'check', 'arxiv', '--prefix=a: '], 'mean --gin.PREFIX=a: ?'),

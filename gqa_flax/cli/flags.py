@@ -89,4 +89,5 @@ class Version(argparse.Action):
       version = importlib.metadata.version('gqa_flax')
     except importlib.metadata.PackageNotFoundError:
       version = '(not installed)'
-    parser.exit(0, f'{parser.prog} {version}\n')
+    print(parser.prog, version)
+    parser.exit(0)
