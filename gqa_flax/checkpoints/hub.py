@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -130,27 +131,40 @@ def _snapshot(model: Model, arrays) -> epath.Path:
     model: The model.
     arrays: Patterns of the files of its arrays.
   """
+  library = _library(model)
   get = functools.partial(
-    _library(model).snapshot_download,
+    library.snapshot_download,
     model.id,
     revision=model.revision,
     allow_patterns=['config.json', *COMPANIONS, *arrays],
   )
-  if _COMMIT.fullmatch(model.revision or ''):
-    # It does not change, and the library asks the network again and again.
+  with _quiet(library.logging):
+    if _COMMIT.fullmatch(model.revision or ''):
+      # It does not change, and the library asks the network again and again.
+      with contextlib.suppress(Exception):
+        folder = epath.Path(get(local_files_only=True))
+        if _has(folder, arrays):
+          return folder
+    try:
+      return epath.Path(get())
+    except Exception as error:
+      problem = error
     with contextlib.suppress(Exception):
-      folder = epath.Path(get(local_files_only=True))
-      if _has(folder, arrays):
-        return folder
-  try:
-    return epath.Path(get())
-  except Exception as error:
-    problem = error
-  with contextlib.suppress(Exception):
-    return epath.Path(get(local_files_only=True))
+      return epath.Path(get(local_files_only=True))
   if isinstance(problem, OSError | ValueError):
     raise problem
   raise OSError(str(problem)) from problem  # of the connection, most often
+
+
+@contextlib.contextmanager
+def _quiet(logging) -> Iterator[None]:
+  """Keeps the library's warnings from between progress bars."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity_error()
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def _library(model: Model) -> Any:

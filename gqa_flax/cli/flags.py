@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib.metadata
+import sys
 from collections.abc import Sequence
 
 from gqa_flax.cli import gin_config, setting_help, settings
@@ -34,7 +35,10 @@ class Parser(argparse.ArgumentParser):
   def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
     namespace, unknown = super().parse_known_args(args, namespace)
     if unknown:
-      self.exit(2, f'{self.prog}: {self._sentence(unknown[0], args)}\n')
+      sentence = self._sentence(
+        unknown[0], sys.argv[1:] if args is None else args
+      )
+      self.exit(2, f'{self.prog}: {sentence}\n')
     return namespace, unknown
 
   def _sentence(self, unknown: str, args: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from gqa_flax import cli
 from gqa_flax.checkpoints import formats, native
 from gqa_flax.training import optimizer, progress
 from gqa_flax.training.validation import ValidationLoss
@@ -85,6 +86,11 @@ def test_a_step_that_nobody_says_is_asked_for(
     ValueError, match=r'does not say at which step it is, .*convert .* --step='
   ):
     run('second', 4, initial_checkpoint=str(folder))
+  # The remedy.
+  argv = ['convert', str(folder), str(tmp_path / 'dir'), '--num_kv_heads=8']
+  assert cli.main([*argv, '--step=2']) == 0
+  done = run('second', 4, initial_checkpoint=str(tmp_path / 'dir'))
+  assert int(done.step) == 4
 
 
 def test_a_checkpoint_in_the_warm_up_is_warned_of_once(
