@@ -115,7 +115,8 @@ def download(model: Model) -> epath.Path:
     if _has(folder, arrays):
       return folder
   if problem is not None:
-    raise FileNotFoundError(_why_not(model, problem)) from problem
+    text = _why_not(model, problem)
+    raise FileNotFoundError(text[0].upper() + text[1:]) from problem
   return folder  # whoever opens it says what is missing
 
 
@@ -193,33 +194,33 @@ def _why_not(model: Model, error: Exception) -> str:
   """Returns one sentence: the model, the cache, and the remedy."""
   from huggingface_hub import constants, errors
 
+  no_folder = '' if model.is_url else f'there is no folder {model.given}, and '
   if isinstance(error, errors.GatedRepoError):
     return (
-      f'{model.id} on the Hugging Face Hub is not open to all; ask for access '
-      'on its page there, log in (hf auth login), and start again.'
+      f'the model {model.id} on the Hugging Face Hub is not open to all; ask '
+      'for access on its page there, log in (hf auth login), and start again.'
     )
   if isinstance(error, errors.RepositoryNotFoundError):
     return (
-      f'There is no folder {model.given}, nor a public model {model.id} on the '
-      'Hugging Face Hub; check the name, or log in if it is private (hf auth '
-      'login).'
+      f'{no_folder}there is no public model {model.id} on the Hugging Face '
+      'Hub; check the name, or log in if it is private (hf auth login).'
     )
   if isinstance(error, errors.RevisionNotFoundError):
     return (
-      f'{model.id} on the Hugging Face Hub has no revision {model.revision!r}; '
-      'check what follows the @.'
+      f'the model {model.id} on the Hugging Face Hub has no revision '
+      f'{model.revision!r}; check what follows the @.'
     )
   if isinstance(error, errors.HFValidationError):
     return (
-      f'There is no folder {model.given}, and no model can have that name on '
-      'the Hugging Face Hub; check the name.'
+      f'{no_folder}no model on the Hugging Face Hub can be called {model.id}; '
+      'check the name.'
     )
   return (
-    f'There is no folder {model.given}, and the model {model.id} could not be '
-    f'had from the Hugging Face Hub ({_short(error)}) nor whole from its cache '
-    f'{constants.HF_HUB_CACHE}; start again with a network, or download it '
-    f'where there is one (hf download {model.id} --local-dir DIR) and give '
-    'DIR.'
+    f'{no_folder}the model {model.id} could not be downloaded from the Hugging '
+    f'Face Hub ({_short(error)}), and the cache {constants.HF_HUB_CACHE} does '
+    'not hold all of it; connect to the network and try again, or give DIR '
+    f'after `hf download {model.id} --local-dir DIR` on a machine that is '
+    'connected.'
   )
 
 

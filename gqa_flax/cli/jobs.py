@@ -91,7 +91,7 @@ def train(args):
 
 
 def convert(args):
-  """Converts as configured: `conversion.convert.convert_checkpoint`."""
+  """Converts a checkpoint to fewer key/value heads: `conversion.convert`."""
   shorthand.bind(args)
   run = gin_config.configured(
     args,

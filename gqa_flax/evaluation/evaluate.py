@@ -173,6 +173,12 @@ def _refuse_others(identities: Mapping[epath.Path, Mapping[str, Any]]):
 
 def _best(model_dir: str, metric: str) -> str:
   """Returns the path of the checkpoint that a run's log calls the best."""
+  model = hub.parse(model_dir)
+  if model and model.is_url:
+    raise ValueError(
+      f'BEST_BY is {metric!r}, but {model_dir} is no folder of a run that logged '
+      'scores; leave BEST_BY None.'
+    )
   logged = progress.records(model_dir)
   scores = {int(r['step']): r[metric] for r in logged if metric in r}
   folders = epath.Path(model_dir).glob(f'{native.PREFIX}_*')

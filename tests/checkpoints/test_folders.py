@@ -209,7 +209,7 @@ def test_other_formats_are_named_with_their_remedy(sources, format, read):
     (
       'google/t5-v1_1-small',
       'no folder google/t5-v1_1-small, and the model google/t5-v1_1-small '
-      r'could .*\(hf download google/t5-v1_1-small --local-dir DIR\)',
+      'could .*`hf download google/t5-v1_1-small --local-dir DIR`',
     ),
     ('hf://google/mt5-base', 'hf download google/mt5-base --local-dir'),
     (

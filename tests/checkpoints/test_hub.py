@@ -177,9 +177,10 @@ def test_what_is_nowhere_is_one_sentence(cache, capsys, tmp_path, request):
   why = 'HF_HUB_OFFLINE is set' if offline else 'no connection'
   assert error == (
     f'gqa-flax convert: There is no folder {ID}, and the model {ID} could not '
-    f'be had from the Hugging Face Hub ({why}) nor whole from its cache '
-    f'{cache}; start again with a network, or download it where there is one '
-    f'(hf download {ID} --local-dir DIR) and give DIR.\n'
+    f'be downloaded from the Hugging Face Hub ({why}), and the cache {cache} '
+    'does not hold all of it; connect to the network and try again, or give '
+    f'DIR after `hf download {ID} --local-dir DIR` on a machine that is '
+    'connected.\n'
   )
   assert not (tmp_path / 'out').exists()
 
@@ -198,7 +199,7 @@ def test_an_incomplete_cache_is_not_taken_for_the_model(cache, model):
   (trees / f'{COMMIT}.json').write_text(
     json.dumps({'version': 1, 'files': {name: entry for name in names}})
   )
-  with pytest.raises(FileNotFoundError, match='nor whole from its cache|none'):
+  with pytest.raises(FileNotFoundError, match='does not hold all of it'):
     formats.open_checkpoint(ID)
 
 
