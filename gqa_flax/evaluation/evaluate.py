@@ -176,8 +176,8 @@ def _best(model_dir: str, metric: str) -> str:
   model = hub.parse(model_dir)
   if model and model.is_url:
     raise ValueError(
-      f'BEST_BY is {metric!r}, but {model_dir} is no folder of a run that logged '
-      'scores; leave BEST_BY None.'
+      f'BEST_BY is {metric!r}, but {model_dir} is no folder of a run that '
+      'logged scores; leave BEST_BY None.'
     )
   logged = progress.records(model_dir)
   scores = {int(r['step']): r[metric] for r in logged if metric in r}

@@ -197,7 +197,7 @@ def test_an_incomplete_cache_is_not_taken_for_the_model(cache, model):
   names = ['config.json', 'model.safetensors']
   entry = {'size': 1, 'blob_id': '0' * 40}
   (trees / f'{COMMIT}.json').write_text(
-    json.dumps({'version': 1, 'files': {name: entry for name in names}})
+    json.dumps({'format_version': 1, 'files': {name: entry for name in names}})
   )
   with pytest.raises(FileNotFoundError, match='does not hold all of it'):
     formats.open_checkpoint(ID)
