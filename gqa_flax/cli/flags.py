@@ -32,7 +32,7 @@ def _rewrite(arg: str) -> str:
 class Parser(argparse.ArgumentParser):
   """Says in one sentence what an unknown argument may have meant."""
 
-  def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+  def parse_known_args(self, args=None, namespace=None):
     namespace, unknown = super().parse_known_args(args, namespace)
     if unknown:
       sentence = self._sentence(

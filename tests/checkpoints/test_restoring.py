@@ -85,7 +85,7 @@ def test_the_optimizers_state_is_for_our_own_format(paths):
   assert found.folder == native.locate(paths['native'])
 
 
-@pytest.mark.parametrize('path', ['', '/nowhere', str(FIXTURES)])
-def test_what_is_no_checkpoint(path):
+@pytest.mark.parametrize('path', ['', '{tmp}/nothing', '{tmp}'])
+def test_what_is_no_checkpoint(path, tmp_path):
   with pytest.raises(FileNotFoundError, match='no checkpoint at|is empty'):
-    restoring.find(path)
+    restoring.find(path.format(tmp=tmp_path))
