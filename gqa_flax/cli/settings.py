@@ -5,8 +5,6 @@ before anything slow is imported.
 """
 
 import dataclasses
-import textwrap
-from collections.abc import Iterable
 
 from gqa_flax.cli.setting_types import (
   Boolean,
@@ -91,7 +89,9 @@ SETTINGS: dict[str, Setting] = {
     Integer(1), 'Last step, counted from the first step of pre-training.'
   ),
   'INITIAL_CHECKPOINT_PATH': Setting(
-    Path(also=NONE), 'Checkpoint to begin with; None initializes parameters.'
+    Path(also=NONE),
+    'Checkpoint to begin with, of any format, or its id on the Hugging Face '
+    'Hub; None initializes parameters.',
   ),
   'OPTIMIZER_STATE': Setting(
     Choice(('reset', 'carry')), "Whether to carry Adafactor's statistics."
@@ -161,7 +161,10 @@ SETTINGS: dict[str, Setting] = {
     Number(0, above_minimum=True), 'Constant learning rate.'
   ),
   # Conversion.
-  'INPUT': Setting(Path(), 'Checkpoint to convert.'),
+  'INPUT': Setting(
+    Path(),
+    'Checkpoint to convert, of any format, or its id on the Hugging Face Hub.',
+  ),
   'OUTPUT': Setting(Path(), 'Folder for the converted checkpoint.'),
   'CONVERSION_METHOD': Setting(
     Choice(('mean', 'first', 'random', 'aligned', 'subspace')),
@@ -192,7 +195,11 @@ SETTINGS: dict[str, Setting] = {
     Path(also=NONE), 'File of the statistics: read, or written if absent.'
   ),
   # Evaluation, decoding and timing.
-  'CHECKPOINT': Setting(Path(), 'Checkpoint or MODEL_DIR to read.'),
+  'CHECKPOINT': Setting(
+    Path(),
+    'Checkpoint of any format, MODEL_DIR, or id on the Hugging Face Hub to '
+    'read.',
+  ),
   'OUTPUT_DIR': Setting(Path(), 'Folder for scores and predictions.'),
   'BEST_BY': Setting(
     Name(also=NONE), 'Metric whose best checkpoint is read; None: the latest.'
@@ -227,15 +234,3 @@ _OF_COMMAND = {
 def setting(name: str, command: str) -> Setting | None:
   """Returns a setting as a command understands it, or None if it has none."""
   return _OF_COMMAND.get((command, name)) or SETTINGS.get(name)
-
-
-def describe(names: Iterable[str], command: str) -> str:
-  """Returns the settings of some names as text for `--help`."""
-  lines = ['settings (--gin.NAME=value):']
-  for name in names:
-    if found := setting(name, command):
-      what = str(found.type)
-      what = f'{found.meaning} {what[0].upper()}{what[1:]}.'
-      lines.append(f'  {name}')
-      lines.append(textwrap.indent(textwrap.fill(what, 74), ' ' * 6))
-  return '\n'.join(lines)
