@@ -15,7 +15,7 @@ from gqa_flax.reporting import records
 
 DOCUMENTS = sorted(
   path
-  for pattern in ('*.md', 'experiments/**/*.md')
+  for pattern in ('*.md', 'docs/**/*.md', 'experiments/**/*.md')
   for path in pathlib.Path().glob(pattern)
 )
 # A number, in digits or as a word, and the unit of something measured.
@@ -50,8 +50,8 @@ def sources() -> set[tuple[str, str]]:
   }
   quoted = {(f'{size / 1e9:.1f}', 'GB') for size in sizes}
   quoted.add((f'{ALPHA * 100:g}', '%'))
-  if quickstart_minutes() < 6:
-    quoted.add(('six', 'minutes'))
+  if quickstart_minutes() < 10:
+    quoted.add(('ten', 'minutes'))
   return quoted
 
 

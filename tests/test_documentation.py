@@ -1,0 +1,94 @@
+"""The documentation's site: complete, without broken links, and a tutorial."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import gqa_flax
+from gqa_flax.cli.settings import SETTINGS
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def hooks():
+  spec = importlib.util.spec_from_file_location('hooks', ROOT / 'docs/hooks.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_every_setting_is_in_the_reference(hooks):
+  page = hooks.settings_page()
+  rows = re.findall(r'^\| `(\w+)` \| (.*?) \| (.*) \|$', page, re.M)
+  assert {name for name, _, _ in rows} == {*SETTINGS}
+  assert all(default and meaning for _, default, meaning in rows)
+  train = page[: page.index('## gqa-flax convert')]
+  assert '| `TRAIN_STEPS` | required | Last step, counted' in train
+  assert '| `BATCH_SIZE` | pretrain: `2048`' in train
+
+
+def test_every_public_name_is_in_the_reference():
+  page = (ROOT / 'docs/reference/api.md').read_text()
+  assert sorted(re.findall(r'^::: gqa_flax\.(\w+)$', page, re.M)) == sorted(
+    gqa_flax.__all__
+  )
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_no_link_is_broken(tmp_path):
+  pytest.importorskip('mkdocs')
+  command = [sys.executable, '-m', 'mkdocs', 'build', '--strict']
+  done = subprocess.run(
+    [*command, f'--site-dir={tmp_path}'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  settings = (tmp_path / 'reference/settings/index.html').read_text()
+  assert 'CALIBRATION_TASK' in settings
+  api = (tmp_path / 'reference/api/index.html').read_text()
+  assert 'id="gqa_flax.convert_params"' in api
+  assert (tmp_path / 'results/index.html').exists()
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
+  pytest.importorskip('nbclient')
+  for path in ROOT.iterdir():
+    if path.name not in ('docs', 'runs', '.git'):
+      (tmp_path / path.name).symlink_to(path)
+  (tmp_path / 'docs').mkdir()
+  notebook = tmp_path / 'docs' / 'tutorial.ipynb'
+  shutil.copy(ROOT / 'docs/tutorial.ipynb', notebook)
+  env = {name: x for name, x in os.environ.items() if name != 'XLA_FLAGS'}
+  subprocess.run(
+    [
+      *(sys.executable, '-c', 'from nbclient.cli import main; main()'),
+      *('--inplace', str(notebook)),
+    ],
+    check=True,
+    env={**env, 'PYTHONPATH': str(ROOT)},
+  )
+
+  cells = json.loads(notebook.read_text())['cells']
+  outputs = [x for cell in cells for x in cell.get('outputs', ())]
+  assert sum('image/png' in x.get('data', {}) for x in outputs) == 2
+  text = ''.join(''.join(x.get('text', '')) for x in outputs)
+  losses = {
+    (heads, method): float(loss)
+    for heads, method, loss in re.findall(
+      r'^(\d) heads, (\w+) +([\d.]+)$', text, re.M
+    )
+  }
+  assert len(losses) == 6
+  for heads in '421':
+    assert losses[heads, 'subspace'] < losses[heads, 'mean']
