@@ -287,7 +287,7 @@ def test_the_other_process_of_a_job_ends_as_well(tmp_path, free_port):
 
 
 def sentence(*argv):
-  args = cli._parser().parse_args(cli.gin_config.rewrite_bindings(argv))
+  args = cli._parser().parse_args(cli.flags.rewrite(argv))
   return interrupted.sentence(args)
 
 

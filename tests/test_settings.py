@@ -223,14 +223,66 @@ def test_settings_are_refused_before_anything_slow_is_loaded():
   )
 
 
-def test_help_names_every_setting_of_the_command(capsys):
-  with pytest.raises(SystemExit):
-    cli.main(['convert', '--help'])
-  shown = capsys.readouterr().out
-  text = read(files=['gin_configs/runs/convert.gin'])
-  for name in text.macros:
-    assert f'\n  {name}\n' in shown
-  assert setting('PERMUTE_HEADS', 'convert').meaning in shown
+def help_of(capsys, *command):
+  with pytest.raises(SystemExit) as exit_:
+    cli.main([*command, '--help'])
+  assert exit_.value.code == 0
+  return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('command', 'files'),
+  [
+    (
+      ('train',),
+      ['runs/pretrain', 'runs/uptrain', 'runs/finetune', 'models/xl'],
+    ),
+    (('convert',), ['runs/convert']),
+    (('evaluate',), ['runs/evaluate', 'tasks/cnn_dailymail']),
+    (('infer',), ['runs/infer', 'tasks/cnn_dailymail']),
+    (('time',), ['runs/time', 'models/small']),
+    (('data', 'check'), ['tasks/cnn_dailymail', 'tasks/own_files']),
+    (('data', 'prepare'), ['tasks/c4_span_corruption']),
+  ],
+)
+def test_help_describes_every_setting_of_the_command(capsys, command, files):
+  shown = ' '.join(help_of(capsys, *command).split())
+  for file in files:
+    for name in read(files=[f'gin_configs/{file}.gin']).macros:
+      found = setting(name, command[0])
+      assert f' {name}: ' in shown
+      assert f'{found.meaning} {str(found.type)[0].upper()}' in shown
+      assert str(found.type)[1:] in shown
+
+
+@pytest.mark.parametrize(
+  ('command', 'line'),
+  [
+    ('convert', 'INPUT: required'),
+    ('convert', "CONVERSION_METHOD: 'mean'"),
+    ('convert', 'STEP: None'),
+    ('train', 'MODEL_DIR: required'),
+    ('train', 'BATCH_SIZE: 2048 (pretrain, uptrain); 128 (finetune)'),
+    ('train', 'LEARNING_RATE: 0.001 (finetune)'),
+    (
+      'train',
+      'INITIAL_CHECKPOINT_PATH: None (pretrain); required (uptrain, finetune)',
+    ),
+    ('train', 'NUM_KV_HEADS: None'),
+    ('train', 'MIXTURE_OR_TASK_NAME: set by each file'),
+    ('evaluate', 'DECODE: @decode.greedy_decode'),
+    ('time', "TASK_FEATURE_LENGTHS: {'inputs': 2048, 'targets': 512}"),
+  ],
+)
+def test_help_shows_the_defaults_of_the_gin_files(capsys, command, line):
+  assert f'\n  {line}\n' in help_of(capsys, command)
+
+
+def test_help_of_convert_shows_both_ways(capsys):
+  shown = help_of(capsys, 'convert')
+  assert 'gqa-flax convert /tmp/mha /tmp/gqa_2 --num_kv_heads=2\n' in shown
+  assert '--gin.NUM_KV_HEADS=2' in shown
+  assert 'Key/value heads, a divisor' in shown
 
 
 def test_num_devices_is_for_dry_runs(capsys):

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 from gqa_flax.config import T5Config
 
@@ -81,7 +82,7 @@ class StoredCheckpoint:
 
   Attributes:
     format: 't5x', 't5x_legacy', 'hugging_face' or 'native'.
-    path: of the very checkpoint.
+    path: of the very checkpoint, or hf://ID@COMMIT of a model on the Hub.
     step: steps since the very first of pre-training; None where the files do
       not say, as in Hugging Face's format.
     config: read from the shapes (and from a config file where there is one).
@@ -93,6 +94,8 @@ class StoredCheckpoint:
       without slots, None where the files do not say.
     skipped: names in the file that are no parameter, each with the reason.
     model_type: as Hugging Face's config.json has it, None in other formats.
+    companions: files of the tokenizer and of generation beside the arrays, by
+      name; only Hugging Face's format has them.
   """
 
   format: str
@@ -104,6 +107,7 @@ class StoredCheckpoint:
   count: int | None = 0
   skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
   model_type: str | None = None
+  companions: Mapping[str, epath.Path] = dataclasses.field(default_factory=dict)
 
 
 def check_finite(rows: np.ndarray, name: str, where, start: int | None = None):

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from etils import epath
 
+from gqa_flax.checkpoints import hub
+
 T = TypeVar('T')
 
 PREFIX = 'checkpoint'
@@ -19,10 +21,6 @@ MARKERS = {
   'hugging_face': 'config.json',
 }
 _NAME = re.compile(rf'{PREFIX}_(0|[1-9][0-9]*)')
-# As the Hub's names are: an owner and a model.
-_HUB_ID = re.compile(
-  r'(?:hf://|https://huggingface\.co/)?([A-Za-z0-9][\w.-]*/[\w.-]+)/?', re.ASCII
-)
 
 
 class MismatchError(ValueError):
@@ -70,10 +68,13 @@ def checkpoints_at(path) -> list[epath.Path]:
   """Returns the checkpoints that a path may mean, the latest first.
 
   Args:
-    path: A checkpoint, or a folder of checkpoint_<step> folders.
+    path: A checkpoint, a folder of checkpoint_<step> folders, or a model on
+      the Hugging Face Hub, which is downloaded into its cache: hf://ID, or ID
+      alone where there is no such folder.
 
   Raises:
     FileNotFoundError: If there is no folder, saying what there is.
+    ImportError: If the model on the Hub needs a library that is not installed.
     ValueError: If the path is a URL of another kind.
   """
   if not str(path):
@@ -81,9 +82,9 @@ def checkpoints_at(path) -> list[epath.Path]:
       "The path of the checkpoint to read is empty (''); give a "
       f'{PREFIX}_<step> folder, or a folder that contains one.'
     )
-  hub_id = _HUB_ID.fullmatch(str(path))
-  if hub_id and hub_id[1] != str(path).rstrip('/'):
-    raise _on_the_hub(path, hub_id[1])
+  model = hub.parse(path)
+  if model and model.is_url:
+    return [hub.download(model)]
   folder = as_path(path)
   if folder.is_dir():
     return steps_in(folder) or [folder]
@@ -93,11 +94,13 @@ def checkpoints_at(path) -> list[epath.Path]:
       'checkpoint.'
     )
   # The first part of a relative path would most often be there.
-  if hub_id and not folder.parent.exists():
-    raise _on_the_hub(path, hub_id[1])
+  if model and not folder.parent.exists():
+    return [hub.download(model)]
+  remedy = f' (hf://{model.id} for a model on the Hugging Face Hub)'
   raise FileNotFoundError(
     f'There is no checkpoint at {path}: no such folder; give a '
-    f'{PREFIX}_<step> folder, or a folder that contains one.'
+    f'{PREFIX}_<step> folder, or a folder that contains one'
+    f'{remedy if model else ""}.'
   )
 
 
@@ -111,14 +114,6 @@ def as_path(path) -> epath.Path:
       f'{path} is neither a local path nor one on gs:// or s3://; give one of '
       'these.'
     ) from error
-
-
-def _on_the_hub(path, hub_id) -> FileNotFoundError:
-  return FileNotFoundError(
-    f'There is no folder {path}; if it is a model on the Hugging Face Hub, '
-    f'download it first (hf download {hub_id} --local-dir DIR), since nothing '
-    'is downloaded here, and give DIR to gqa-flax convert as INPUT.'
-  )
 
 
 def read_newest(

@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from gqa_flax.checkpoints import (
   folders,
+  hub,
   hugging_face,
   hugging_face_config,
   hugging_face_write,
@@ -64,13 +65,16 @@ def open_checkpoint(
 
   Args:
     path: a checkpoint, or a folder with checkpoint_<step> folders, of which
-      the newest whole one is taken; local or on gs:// or s3://.
+      the newest whole one is taken; local or on gs:// or s3://. Or a model on
+      the Hugging Face Hub: hf://ID, or its ID where there is no such folder,
+      with @REVISION if need be.
     format: of `READABLE`; None recognizes it by the files there.
     optimizer: whether to open the optimizer's state, too; False reads a
       checkpoint of which only the parameters are there.
 
   Raises:
     FileNotFoundError: if there is no checkpoint.
+    ImportError: if reading it needs a library that is not installed.
     ValueError: if it is of no known format, or not whole.
   """
   if format is not None:
@@ -88,10 +92,12 @@ def open_checkpoint(
         f'{folder} looks like {found!r}, not like {format!r}; leave out '
         'INPUT_FORMAT, or give another folder.'
       )
+    opened = _OPENERS[found](folder, optimizer=optimizer)
     # As it was given: what is published should not tell where this machine
     # keeps it.
-    opened = _OPENERS[found](folder, optimizer=optimizer)
-    return dataclasses.replace(opened, path=str(folder))
+    name = hub.name_of(folder)
+    step = hub.published_step(name) if opened.step is None else opened.step
+    return dataclasses.replace(opened, path=name or str(folder), step=step)
 
   return folders.read_newest(
     folders.checkpoints_at(path),
@@ -110,6 +116,7 @@ def write_checkpoint(
   *,
   count: int | None = None,
   source: str = '',
+  companions: Mapping[str, epath.Path] | None = None,
   method: str | None = None,
   dtype: str = 'float32',
   on_slab: OnSlab | None = None,
@@ -130,6 +137,8 @@ def write_checkpoint(
     count: Adafactor's count of steps; None is the step. T5X's format has one
       number for both.
     source: where the parameters come from, for the model card.
+    companions: files for a folder of Hugging Face's format, by name, as in
+      StoredCheckpoint; other formats have no place for them.
     method: how they were converted, for the model card.
     dtype: of the parameters on disk, of `DTYPES`; ours knows float32 alone.
     on_slab: called with (name, start, rows in float32) before rows are written,
@@ -192,6 +201,7 @@ def write_checkpoint(
       config,
       params,
       source=source,
+      companions=companions or {},
       method=method,
       dtype=dtype,
       on_slab=on_slab,
@@ -226,6 +236,9 @@ def save_params(
   path, params, config: T5Config, format='native', *, step: int
 ) -> str:
   """Writes parameters as a checkpoint of a format.
+
+  To publish a folder of the format 'hugging_face', log in and call
+  `huggingface_hub.upload_folder(repo_id=ID, folder_path=path)`.
 
   Args:
     path: gets checkpoint_<step>/, or, if the format is 'hugging_face', is the

@@ -20,7 +20,7 @@ from gqa_flax.checkpoints.hugging_face_config import (
   read_config,
   read_ours,
 )
-from gqa_flax.checkpoints.hugging_face_files import open_arrays
+from gqa_flax.checkpoints.hugging_face_files import companions, open_arrays
 from gqa_flax.checkpoints.names import (
   EMBEDDING_COPIES,
   SKIPPED,
@@ -92,6 +92,7 @@ def open_checkpoint(path, *, optimizer: bool = False) -> StoredCheckpoint:
     params={name: array.astype(np.float32) for name, array in params.items()},
     skipped=skipped,
     model_type=fields['model_type'],
+    companions=companions(path),
   )
 
 

@@ -9,12 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from gqa_flax.checkpoints import json_files, safetensors_files
 from gqa_flax.checkpoints.arrays import LazyArray
 
 # In the order in which transformers looks for them.
 _SINGLE_FILES = ('model.safetensors', 'pytorch_model.bin')
+# What transformers reads besides, and what another folder of the same model
+# should have, too.
+COMPANIONS = (
+  'spiece.model',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'generation_config.json',
+)
 _SUFFIXES = ('.safetensors', '.bin')
 _FILE_NAME = re.compile(r'[\w-][\w. -]*', re.ASCII)
 # What torch says of a pickle that would call more than what makes arrays.
@@ -32,6 +43,11 @@ def open_arrays(path) -> dict[str, LazyArray]:
     f'{path} has none of {", ".join(_SINGLE_FILES)} and their '
     '.index.json; download the whole model.'
   )
+
+
+def companions(path) -> dict[str, epath.Path]:
+  """Returns the files of `COMPANIONS` that a folder has, by name."""
+  return {name: path / name for name in COMPANIONS if (path / name).is_file()}
 
 
 def write_arrays(path, arrays: Mapping[str, LazyArray], max_shard_bytes):

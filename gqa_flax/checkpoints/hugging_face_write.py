@@ -35,6 +35,7 @@ def write_checkpoint(
   params: Mapping[str, LazyArray],
   *,
   source: str = '',
+  companions: Mapping[str, epath.Path] | None = None,
   method: str | None = None,
   dtype: str = 'float32',
   on_slab: Callable[[str, int, np.ndarray], None] | None = None,
@@ -52,6 +53,7 @@ def write_checkpoint(
       num_kv_heads times.
     params: by T5X name.
     source: where the parameters come from, for the model card.
+    companions: files that are copied into the folder, by name.
     method: by which they were converted, for the model card.
     dtype: of the arrays: one of `arrays.DTYPES`.
     on_slab: called with the T5X name, the first row and the rows of each part
@@ -81,4 +83,8 @@ def write_checkpoint(
     arrays[theirs] = array.astype(DTYPES[dtype])
   write_arrays(path, arrays, max_shard_bytes)
   write_config(path, config, step)
-  (path / 'README.md').write_text(model_card(config, step, source, method))
+  companions = companions or {}
+  for name, file in companions.items():
+    (path / name).write_bytes(file.read_bytes())
+  card = model_card(config, step, source, method, companions)
+  (path / 'README.md').write_text(card)

@@ -4,8 +4,9 @@ from gqa_flax.checkpoints.hugging_face_config import OURS
 from gqa_flax.config import T5Config
 
 
-def model_card(config: T5Config, step, source, method) -> str:
+def model_card(config: T5Config, step, source, method, companions=()) -> str:
   """Returns the text, Markdown; source and method may be empty."""
+  has_tokenizer = {'spiece.model', 'tokenizer.json'} & {*companions}
   K, N = config.num_kv_heads, config.num_heads
   kind = {N: 'multi-head', 1: 'multi-query'}.get(K, f'GQA-{K}')
   parts = [
@@ -29,7 +30,8 @@ and {config.num_decoder_layers} decoder layers, vocabulary \
 {config.vocab_size}, float32
 - Licence: that of the source, which gqa_flax does not know. Add it, and the
   attribution that it asks for, before you publish this folder.
-- The tokenizer is the source's; it is not in this folder.
+- The tokenizer is the source's; \
+{'its files are copied' if has_tokenizer else 'it is not in this folder'}.
 """
   ]
   if K < N:

@@ -1,6 +1,8 @@
 """`gqa-flax COMMAND`: one command a job, on gin files and bindings.
 
+flags       the command line as it is typed
 gin_config  reads gin files; the only file that knows gin
+shorthand   convert INPUT OUTPUT, without gin
 jobs        train, convert, evaluate, infer
 data        data list, data check, data prepare
 scores      compare, average
@@ -15,7 +17,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from gqa_flax.cli import gin_config, interrupted
+from gqa_flax.cli import flags, gin_config, interrupted
 from gqa_flax.cli.gin_config import UsageError
 from gqa_flax.runtime import interrupts
 
@@ -26,8 +28,9 @@ _RESTART = 75
 
 _DESCRIPTION = """\
 Grouped-query attention from multi-head T5.1.1 checkpoints (Ainslie et al.
-2023). Every command reads gin files; later files and --gin.NAME=value bindings
-win. `gqa-flax COMMAND --help` shows examples.
+2023). Commands that compute read gin files; later files and --gin.NAME=value
+bindings win. `gqa-flax COMMAND --help` shows examples, and each setting with
+its type and default.
 """
 
 
@@ -42,7 +45,7 @@ def console() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; returns the exit status."""
-  argv = gin_config.rewrite_bindings(sys.argv[1:] if argv is None else argv)
+  argv = flags.rewrite(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(argv)
   name = f'gqa-flax {args.command}'
   interrupts.describe(lambda: f'{name}: {interrupted.sentence(args)}')
@@ -118,9 +121,9 @@ def run_function(module: str, name: str, argv: Sequence[str]) -> int:
   Returns:
     The exit status.
   """
-  parser = argparse.ArgumentParser(prog=name)
+  parser = flags.Parser(prog=name)
   gin_config.add_arguments(parser)
-  args = parser.parse_args(gin_config.rewrite_bindings(argv))
+  args = parser.parse_args(flags.rewrite(argv))
   args.command = name
 
   interrupts.describe(lambda: f'{name}: {interrupted.AGAIN}')
@@ -138,9 +141,10 @@ def _parser() -> argparse.ArgumentParser:
   from gqa_flax.cli import cost, data, jobs, report, scores, times
 
   raw = argparse.RawDescriptionHelpFormatter
-  parser = argparse.ArgumentParser(
+  parser = flags.Parser(
     prog='gqa-flax', description=_DESCRIPTION, formatter_class=raw
   )
+  parser.add_argument('--version', action=flags.Version)
   commands = parser.add_subparsers(dest='command', required=True)
   for module in (jobs, data, scores, cost, times, report):
     module.add_commands(commands)

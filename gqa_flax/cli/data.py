@@ -58,6 +58,7 @@ def add_commands(commands):
       add('--debug', action='store_true', help='show tracebacks')
       continue
     gin_config.add_arguments(command)
+    gin_config.add_settings(command, 'data')
     add('task', metavar='TASK')
     add('--manual_dir', help='of files that were fetched by hand')
     if run is check:

@@ -9,12 +9,12 @@ import importlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gin
 
-from gqa_flax.cli import gin_text, output_paths, setting_checks, settings
+from gqa_flax.cli import gin_text, output_paths, setting_checks, setting_help
 from gqa_flax.cli.gin_text import UsageError
 from gqa_flax.data import on_disk
 
@@ -51,24 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser):
   add('--debug', action='store_true', help='show tracebacks')
 
 
-def add_settings(parser: argparse.ArgumentParser, command, run_files):
-  """Lets `--help` end with the settings of gin_configs/runs/<run_files>.gin."""
+def add_settings(parser: argparse.ArgumentParser, command: str):
+  """Lets `--help` end with the settings of a command."""
   format_help = parser.format_help
 
   def with_settings() -> str:
-    files = [f'gin_configs/runs/{name}.gin' for name in run_files]
-    names = gin_text.read(files, [], search_paths()).macros
-    return f'{format_help()}\n{settings.describe(names, command)}\n'
+    return f'{format_help()}\n{setting_help.describe(command, search_paths())}'
 
   parser.format_help = with_settings  # type: ignore[method-assign]
-
-
-def rewrite_bindings(argv: Sequence[str]) -> list[str]:
-  """Turns T5X's `--gin.NAME=value` into `--gin_bindings=NAME=value`."""
-  return [
-    f'--gin_bindings={arg[6:]}' if arg.startswith('--gin.') else arg
-    for arg in argv
-  ]
 
 
 def read(args) -> gin_text.Text:
@@ -99,10 +89,10 @@ def read(args) -> gin_text.Text:
   return args.text
 
 
-def _require_values(text: gin_text.Text):
+def _require_values(text: gin_text.Text, shorthand: Mapping[str, str]):
   """Raises UsageError if a macro has no value."""
   if missing := setting_checks.missing(text):
-    wanted = ' '.join(f'--gin.{name}=...' for name in missing)
+    wanted = ' '.join(shorthand.get(x, f'--gin.{x}=...') for x in missing)
     raise UsageError(f'These have no value yet: add {wanted}')
   for name in setting_checks.unset(text):
     raise UsageError(
@@ -126,7 +116,7 @@ def parse(args):
   """
   text = read(args)
   if not args.dry_run:
-    _require_values(text)
+    _require_values(text, getattr(args, 'shorthand', {}))
   _choose_folders(args)
   gin.clear_config()
   # Files alone: gin would look into Python packages before our search paths,

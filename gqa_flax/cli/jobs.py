@@ -7,7 +7,7 @@ import sys
 
 from etils import epath
 
-from gqa_flax.cli import gin_config, setting_types, text_files
+from gqa_flax.cli import gin_config, setting_types, shorthand, text_files
 from gqa_flax.cli.setting_types import Integer
 from gqa_flax.data import on_disk
 
@@ -28,8 +28,10 @@ def add_commands(commands):
       formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=run)
+    if run is convert:
+      shorthand.add_arguments(command)
     gin_config.add_arguments(command)
-    gin_config.add_settings(command, run.__name__, _RUN_FILES[run])
+    gin_config.add_settings(command, run.__name__)
     add = command.add_argument
     if run in (train, evaluate):
       add('--coordinator_address', help='host:port of process 0')
@@ -90,11 +92,12 @@ def train(args):
 
 def convert(args):
   """Converts as configured: `conversion.convert.convert_checkpoint`."""
+  shorthand.bind(args)
   run = gin_config.configured(
     args,
     'gqa_flax.conversion.convert',
     'convert_checkpoint',
-    'gin_configs/runs/convert.gin',
+    f'{shorthand.RUN_FILE}, or INPUT OUTPUT --num_kv_heads=NUMBER instead',
   )
   if run is None:
     return
@@ -146,13 +149,6 @@ def infer(args):
   text_files.write(args.output, text_files.to_text(decoded))
 
 
-# What configures each command: the settings that its help shows.
-_RUN_FILES = {
-  train: ('pretrain', 'uptrain', 'finetune'),
-  convert: ('convert',),
-  evaluate: ('evaluate',),
-  infer: ('infer',),
-}
 EXAMPLES = {
   train: """\
 examples:
@@ -184,27 +180,29 @@ with status 130, and saves nothing more.
   convert: """\
 examples:
   # By the mean, as in the paper; the input may be T5X's or Hugging Face's.
+  gqa-flax convert /tmp/mha /tmp/gqa_2 --num_kv_heads=2
+
+  # From the Hugging Face Hub, or its cache (pip install 'gqa_flax[hf]').
+  gqa-flax convert google/t5-v1_1-small /tmp/t5_gqa_2 --num_kv_heads=2
+
+  # Hugging Face's files do not say a checkpoint's step: a public T5.1.1 is at
+  # 1,000,000 (gin_configs/runs/convert.gin lists others).
+  gqa-flax convert /tmp/t5-v1_1-small /tmp/t5_gqa_2 --num_kv_heads=2 \\
+    --step=1_000_000
+
+  # The same in gin, for everything else that can be set.
   gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
     --gin.INPUT=/tmp/mha --gin.OUTPUT=/tmp/gqa_2 \\
     --gin.NUM_KV_HEADS=2 --gin.CONVERSION_METHOD=mean
 
-  # Hugging Face's files do not say a checkpoint's step: a public T5.1.1 is at
-  # 1,000,000 (gin_configs/runs/convert.gin lists others).
-  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
-    --gin.INPUT=/tmp/t5-v1_1-small --gin.OUTPUT=/tmp/t5_gqa_2 \\
-    --gin.NUM_KV_HEADS=2 --gin.STEP=1_000_000
-
   # Keeping the function, calibrated on the text of a task.
-  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
-    --gin_file=gin_configs/tasks/wikipedia_span_corruption.gin \\
-    --gin.INPUT=/tmp/mha --gin.OUTPUT=/tmp/gqa_2_subspace \\
-    --gin.NUM_KV_HEADS=2 --gin.CONVERSION_METHOD=subspace \\
-    --gin.CALIBRATION_TASK=wikipedia_span_corruption
+  gqa-flax convert /tmp/mha /tmp/gqa_2_subspace --num_kv_heads=2 \\
+    --method=subspace --gin.CALIBRATION_TASK=wikipedia_span_corruption \\
+    --gin_file=gin_configs/tasks/wikipedia_span_corruption.gin
 
   # For transformers: heads are repeated, logits stay.
-  gqa-flax convert --gin_file=gin_configs/runs/convert.gin \\
-    --gin.INPUT=/tmp/gqa_2 --gin.OUTPUT=/tmp/gqa_2_hf \\
-    --gin.NUM_KV_HEADS=2 --gin.OUTPUT_FORMAT=hugging_face
+  gqa-flax convert /tmp/gqa_2 /tmp/gqa_2_hf --num_kv_heads=2 \\
+    --gin.OUTPUT_FORMAT=hugging_face
 """,
   evaluate: """\
 example:

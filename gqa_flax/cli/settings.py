@@ -5,8 +5,6 @@ before anything slow is imported.
 """
 
 import dataclasses
-import textwrap
-from collections.abc import Iterable
 
 from gqa_flax.cli.setting_types import (
   Boolean,
@@ -227,15 +225,3 @@ _OF_COMMAND = {
 def setting(name: str, command: str) -> Setting | None:
   """Returns a setting as a command understands it, or None if it has none."""
   return _OF_COMMAND.get((command, name)) or SETTINGS.get(name)
-
-
-def describe(names: Iterable[str], command: str) -> str:
-  """Returns the settings of some names as text for `--help`."""
-  lines = ['settings (--gin.NAME=value):']
-  for name in names:
-    if found := setting(name, command):
-      what = str(found.type)
-      what = f'{found.meaning} {what[0].upper()}{what[1:]}.'
-      lines.append(f'  {name}')
-      lines.append(textwrap.indent(textwrap.fill(what, 74), ' ' * 6))
-  return '\n'.join(lines)

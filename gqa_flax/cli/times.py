@@ -46,7 +46,7 @@ def add_commands(commands):
   )
   command.set_defaults(run=time)
   gin_config.add_arguments(command)
-  gin_config.add_settings(command, 'time', ['time'])
+  gin_config.add_settings(command, 'time')
   add = command.add_argument
   add('--target', help='a TPU slice that is not here, such as v4-16')
   add('--trace_dir', help='for a trace of one batch, to be read with xprof')

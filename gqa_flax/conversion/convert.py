@@ -214,6 +214,7 @@ def convert_checkpoint(
       slots.carry(conversion, source.slots, shapes) if carrying else None,
       count=source.count if carrying else None,
       source=source.path,
+      companions=source.companions,
       method=method if changed else None,
       dtype=output_dtype,
       on_slab=audit,

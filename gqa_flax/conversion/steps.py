@@ -6,28 +6,9 @@ pre-training. Hugging Face's format has no place for it, so it is asked for.
 
 import dataclasses
 
+from gqa_flax.checkpoints import published
 from gqa_flax.checkpoints.arrays import StoredCheckpoint
 
-# The steps of published checkpoints, by their names on Hugging Face's hub; * is
-# a size.
-# Source: the folders listed in T5X's docs/models.md and, for Flan-T5, in the
-# list of models of its later documentation.
-PUBLISHED = {
-  't5-v1_1-*': 1_000_000,
-  't5-*-lm-adapt': 1_100_000,
-  'flan-t5-small': 1_198_000,
-  'flan-t5-base': 1_184_000,
-  'flan-t5-large': 1_164_000,
-  'flan-t5-xl': 1_138_000,
-  'flan-t5-xxl': 1_114_000,
-  'mt5-*': 1_000_000,
-  't5-small': 1_000_000,
-  't5-base': 999_900,
-  't5-large': 1_000_700,
-  't5-3b': 1_000_000,
-  't5-11b': 1_000_000,
-}
-_SIZES = ('small', 'base', 'large', 'xl', 'xxl')
 # The training state holds it as int32.
 _MAX_STEP = 2**31 - 1
 
@@ -76,10 +57,11 @@ def settle(source: StoredCheckpoint, step: int | None) -> StoredCheckpoint:
 def _suggestion(path: str) -> str:
   """Returns what is known of the published checkpoint that a path names."""
   for part in reversed(path.lower().split('/')):
-    name = part.rpartition('--')[2]  # as in the cache of Hugging Face's hub
-    for pattern, step in PUBLISHED.items():
-      # The whole name: what others trained further is at another step.
-      if name in {pattern.replace('*', size) for size in _SIZES}:
-        return f'{step} if it is the published {name}'
-  published = ', '.join(f'{step} for {n}' for n, step in PUBLISHED.items())
-  return f'{published}, or 0 if it was never trained'
+    # As in the cache of Hugging Face's hub, and without a revision.
+    name = part.rpartition('--')[2].partition('@')[0]
+    if (step := published.step_of(name)) is not None:
+      return f'{step} if it is the published {name}'
+  known = ', '.join(
+    f'{step} for {n}' for n, step in published.PUBLISHED.items()
+  )
+  return f'{known}, or 0 if it was never trained'

@@ -9,6 +9,7 @@ import pytest
 from flax import serialization
 
 from gqa_flax.checkpoints import formats
+from gqa_flax.checkpoints.published import PUBLISHED
 from gqa_flax.conversion import steps
 from gqa_flax.conversion.convert import convert_checkpoint
 from gqa_flax.training.optimizer import rsqrt_schedule
@@ -124,5 +125,5 @@ def test_the_name_of_a_published_checkpoint_suggests_its_step(
 
 def test_the_gin_file_lists_the_published_steps():
   text = (ROOT / 'gin_configs/runs/convert.gin').read_text()
-  for name, step in steps.PUBLISHED.items():
+  for name, step in PUBLISHED.items():
     assert f'{step:_}' in text, name
