@@ -7,7 +7,7 @@ with both. Reference tokens are forced through the decoding cache, for the
 cross-entropy and for the token that each step would have chosen; then all is
 decoded greedily, and scored with BLEU or ROUGE.
 
-  pip install -e '.[real-checkpoint]'
+  pip install -e '.[study]'
   python -m experiments.low_precision            # all cells that are missing
   python -m experiments.low_precision --report   # from the records alone
 

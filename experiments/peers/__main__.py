@@ -20,7 +20,7 @@ beside them.
 Hardware: two CPU cores, 8 GB of memory, and nothing else running, for some
 twenty minutes: where others took more than a tenth of the processors, the
 report leaves the targets undecided.
-Needs `pip install -e '.[test]'`, for torch and transformers, and a C++ compiler
+Needs `pip install -e '.[hf]'`, for torch and transformers, and a C++ compiler
 for torch.compile; without one say `--variants sdpa eager`.
 """
 

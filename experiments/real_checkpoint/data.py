@@ -130,7 +130,6 @@ def _folder(package: str) -> pathlib.Path:
   spec = importlib.util.find_spec(package)
   if spec is None:
     raise ModuleNotFoundError(
-      f'The package {package} is not installed; run: '
-      "pip install -e '.[real-checkpoint]'"
+      f"The package {package} is not installed; run: pip install -e '.[study]'"
     )
   return pathlib.Path(spec.submodule_search_locations[0])

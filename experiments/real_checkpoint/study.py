@@ -9,7 +9,7 @@ are scored with the checkpoint as published. It was never trained on sentinels
 by its last owners, so span corruption is scored, and uptraining begun, with
 the same checkpoint after 150 steps of span corruption, multi-head.
 
-  pip install -e '.[real-checkpoint]'
+  pip install -e '.[study]'
   python -m experiments.real_checkpoint.study            # all that is missing
   python -m experiments.real_checkpoint.study --list     # which cells exist
   python -m experiments.real_checkpoint.study --only table

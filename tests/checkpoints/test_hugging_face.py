@@ -12,6 +12,9 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+
+pytest.importorskip('torch', reason='needs torch: the extra hf')
+
 import safetensors.numpy
 import safetensors.torch
 import torch

@@ -6,6 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
+
+pytest.importorskip('torch', reason='needs torch: the extra hf')
+
 import torch
 import transformers
 from flax import traverse_util

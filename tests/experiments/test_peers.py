@@ -7,6 +7,9 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+pytest.importorskip('torch', reason='needs torch: the extra hf')
+
 import torch
 
 from experiments.peers import __main__ as experiment
