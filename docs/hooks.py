@@ -9,18 +9,10 @@ import json
 import pathlib
 import re
 
-from gqa_flax.cli import gin_config, gin_text
-from gqa_flax.cli.settings import SETTINGS, setting
+from gqa_flax.cli import gin_config, setting_help
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The run files of each command, whose macros are its settings.
-COMMANDS = {
-  'train': ('pretrain', 'uptrain', 'finetune'),
-  'convert': ('convert',),
-  'evaluate': ('evaluate',),
-  'infer': ('infer',),
-  'time': ('time',),
-}
+_COMMANDS = ('train', 'convert', 'evaluate', 'infer', 'time')
 _RESULTS = ('**/*.md', '**/*.png')
 
 
@@ -73,86 +65,23 @@ def _output(output) -> str:
 
 
 def settings_page() -> str:
-  """Returns a table of the settings of each command, and of the tasks."""
-  parts = [_command_section(name, runs) for name, runs in COMMANDS.items()]
-  shown = {n for runs in COMMANDS.values() for n in _defaults('runs', runs)}
-  rest = {name: s for name, s in SETTINGS.items() if name not in shown}
-  parts.append(_files_section(rest))
+  """Returns a table of the settings of each command, and of its files."""
+  folders = gin_config.search_paths()
+  parts = []
+  for command in _COMMANDS:
+    _, entries = next(iter(setting_help.sections(command, folders).items()))
+    parts += [f'## gqa-flax {command}', _table(entries)]
+  _, models, tasks = setting_help.sections('train', folders).values()
+  parts += ['## Files in gin_configs/models', _table(models)]
+  parts += ['## Files in gin_configs/tasks', _table(tasks)]
   return '\n\n'.join(parts)
 
 
-def _command_section(command, runs) -> str:
-  lines = [
-    f'## gqa-flax {command}',
-    '',
-    'Defaults are those of '
-    + ', '.join(f'`gin_configs/runs/{run}.gin`' for run in runs)
-    + '.',
-    '',
-    '| setting | default | meaning |',
-    '|---|---|---|',
-  ]
-  for name, by_run in _defaults('runs', runs).items():
-    if found := setting(name, command):
-      default = _join_defaults(by_run, len(runs))
-      lines.append(f'| `{name}` | {default} | {_meaning(found)} |')
+def _table(entries) -> str:
+  lines = ['| setting | default | meaning |', '|---|---|---|']
+  for name, default, found in entries:
+    kind = str(found.type)
+    cells = default, f'{found.meaning} {kind[0].upper()}{kind[1:]}.'
+    default, meaning = (x.replace('|', '&#124;') for x in cells)
+    lines.append(f'| `{name}` | {default} | {meaning} |')
   return '\n'.join(lines)
-
-
-def _files_section(rest) -> str:
-  folders = {
-    folder: sorted(p.stem for p in (ROOT / 'gin_configs' / folder).glob('*'))
-    for folder in ('models', 'tasks')
-  }
-  lines = [
-    '## Models and tasks',
-    '',
-    'These are set by the files in `gin_configs/models`, '
-    '`gin_configs/attention` and `gin_configs/tasks`.',
-    '',
-    '| setting | set in | meaning |',
-    '|---|---|---|',
-  ]
-  found = {k: _defaults(k, names) for k, names in folders.items()}
-  for name, entry in rest.items():
-    places = [
-      f'`{folder}/{file}`'
-      for folder, defaults in found.items()
-      for file in defaults.get(name, ())
-    ]
-    where = ', '.join(places) if len(places) < 4 else f'{len(places)} files'
-    lines.append(f'| `{name}` | {where} | {_meaning(entry)} |')
-  return '\n'.join(lines)
-
-
-def _meaning(found) -> str:
-  kind = str(found.type)
-  text = f'{found.meaning} {kind[0].upper()}{kind[1:]}.'
-  return text.replace('|', '\\|').replace('<', '&lt;')
-
-
-def _defaults(folder, names) -> dict[str, dict[str, str]]:
-  """Returns the values of macros as gin text, by macro and file."""
-  found: dict[str, dict[str, str]] = {}
-  for name in names:
-    file = f'gin_configs/{folder}/{name}.gin'
-    text = gin_text.read([file], [], gin_config.search_paths())
-    for macro, binding in text.macros.items():
-      found.setdefault(macro, {})[name] = _as_text(binding.value)
-  return found
-
-
-def _as_text(value) -> str:
-  if value == gin_text.REQUIRED:
-    return 'required'
-  if isinstance(value, gin_text.Reference):
-    return f'`{value}`'
-  if isinstance(value, gin_text.MacroReference):
-    return f'`%{value}`'
-  return f'`{value!r}`'
-
-
-def _join_defaults(by_run, num_runs) -> str:
-  if len(by_run) == num_runs and len(set(by_run.values())) == 1:
-    return next(iter(by_run.values()))
-  return '<br>'.join(f'{run}: {value}' for run, value in by_run.items())

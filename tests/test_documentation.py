@@ -32,7 +32,7 @@ def test_every_setting_is_in_the_reference(hooks):
   assert all(default and meaning for _, default, meaning in rows)
   train = page[: page.index('## gqa-flax convert')]
   assert '| `TRAIN_STEPS` | required | Last step, counted' in train
-  assert '| `BATCH_SIZE` | pretrain: `2048`' in train
+  assert '| `BATCH_SIZE` | 2048 (pretrain, uptrain); 128 (finetune)' in train
 
 
 def test_every_public_name_is_in_the_reference():
@@ -84,11 +84,14 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
   assert sum('image/png' in x.get('data', {}) for x in outputs) == 2
   text = ''.join(''.join(x.get('text', '')) for x in outputs)
   losses = {
-    (heads, method): float(loss)
-    for heads, method, loss in re.findall(
-      r'^(\d) heads, (\w+) +([\d.]+)$', text, re.M
+    (name, method): float(loss)
+    for name, method, loss in re.findall(
+      r'^(GQA-2|MQA) +(\w+) +([\d.]+)$', text, re.M
     )
   }
   assert len(losses) == 6
-  for heads in '421':
-    assert losses[heads, 'subspace'] < losses[heads, 'mean']
+  for name in 'GQA-2', 'MQA':
+    mean, aligned, subspace = (
+      losses[name, method] for method in ('mean', 'aligned', 'subspace')
+    )
+    assert subspace < aligned < mean
