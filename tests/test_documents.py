@@ -50,8 +50,8 @@ def sources() -> set[tuple[str, str]]:
   }
   quoted = {(f'{size / 1e9:.1f}', 'GB') for size in sizes}
   quoted.add((f'{ALPHA * 100:g}', '%'))
-  if quickstart_minutes() < 10:
-    quoted.add(('ten', 'minutes'))
+  if quickstart_minutes() < 6:
+    quoted.add(('six', 'minutes'))
   return quoted
 
 
