@@ -96,11 +96,12 @@ def checkpoints_at(path) -> list[epath.Path]:
   # The first part of a relative path would most often be there.
   if model and not folder.parent.exists():
     return [hub.download(model)]
-  remedy = f' (hf://{model.id} for a model on the Hugging Face Hub)'
+  remedy = (
+    f', or hf://{model.id} for a model on the Hugging Face Hub' if model else ''
+  )
   raise FileNotFoundError(
     f'There is no checkpoint at {path}: no such folder; give a '
-    f'{PREFIX}_<step> folder, or a folder that contains one'
-    f'{remedy if model else ""}.'
+    f'{PREFIX}_<step> folder, or a folder that contains one{remedy}.'
   )
 
 

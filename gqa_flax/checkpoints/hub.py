@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -114,7 +115,8 @@ def download(model: Model) -> epath.Path:
     if _has(folder, arrays):
       return folder
   if problem is not None:
-    raise FileNotFoundError(_why_not(model, problem)) from problem
+    text = _why_not(model, problem)
+    raise FileNotFoundError(text[0].upper() + text[1:]) from problem
   return folder  # whoever opens it says what is missing
 
 
@@ -130,27 +132,40 @@ def _snapshot(model: Model, arrays) -> epath.Path:
     model: The model.
     arrays: Patterns of the files of its arrays.
   """
+  library = _library(model)
   get = functools.partial(
-    _library(model).snapshot_download,
+    library.snapshot_download,
     model.id,
     revision=model.revision,
     allow_patterns=['config.json', *COMPANIONS, *arrays],
   )
-  if _COMMIT.fullmatch(model.revision or ''):
-    # It does not change, and the library asks the network again and again.
+  with _quiet(library.logging):
+    if _COMMIT.fullmatch(model.revision or ''):
+      # It does not change, and the library asks the network again and again.
+      with contextlib.suppress(Exception):
+        folder = epath.Path(get(local_files_only=True))
+        if _has(folder, arrays):
+          return folder
+    try:
+      return epath.Path(get())
+    except Exception as error:
+      problem = error
     with contextlib.suppress(Exception):
-      folder = epath.Path(get(local_files_only=True))
-      if _has(folder, arrays):
-        return folder
-  try:
-    return epath.Path(get())
-  except Exception as error:
-    problem = error
-  with contextlib.suppress(Exception):
-    return epath.Path(get(local_files_only=True))
+      return epath.Path(get(local_files_only=True))
   if isinstance(problem, OSError | ValueError):
     raise problem
   raise OSError(str(problem)) from problem  # of the connection, most often
+
+
+@contextlib.contextmanager
+def _quiet(logging) -> Iterator[None]:
+  """Keeps the library's warnings from between progress bars."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity_error()
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def _library(model: Model) -> Any:
@@ -159,7 +174,7 @@ def _library(model: Model) -> Any:
   except ImportError as error:
     raise ImportError(
       f'There is no folder {model.given}, and huggingface_hub, which downloads '
-      "models, is not installed; pip install 'gqa_flax[hf]', or give a folder."
+      'models, is not installed; pip install huggingface_hub, or give a folder.'
     ) from error
   return huggingface_hub
 
@@ -179,33 +194,33 @@ def _why_not(model: Model, error: Exception) -> str:
   """Returns one sentence: the model, the cache, and the remedy."""
   from huggingface_hub import constants, errors
 
+  no_folder = '' if model.is_url else f'there is no folder {model.given}, and '
   if isinstance(error, errors.GatedRepoError):
     return (
-      f'{model.id} on the Hugging Face Hub is not open to all; ask for access '
-      'on its page there, log in (hf auth login), and start again.'
+      f'the model {model.id} on the Hugging Face Hub is not open to all; ask '
+      'for access on its page there, log in (hf auth login), and start again.'
     )
   if isinstance(error, errors.RepositoryNotFoundError):
     return (
-      f'There is no folder {model.given}, nor a public model {model.id} on the '
-      'Hugging Face Hub; check the name, or log in if it is private (hf auth '
-      'login).'
+      f'{no_folder}there is no public model {model.id} on the Hugging Face '
+      'Hub; check the name, or log in if it is private (hf auth login).'
     )
   if isinstance(error, errors.RevisionNotFoundError):
     return (
-      f'{model.id} on the Hugging Face Hub has no revision {model.revision!r}; '
-      'check what follows the @.'
+      f'the model {model.id} on the Hugging Face Hub has no revision '
+      f'{model.revision!r}; check what follows the @.'
     )
   if isinstance(error, errors.HFValidationError):
     return (
-      f'There is no folder {model.given}, and no model can have that name on '
-      'the Hugging Face Hub; check the name.'
+      f'{no_folder}no model on the Hugging Face Hub can be called {model.id}; '
+      'check the name.'
     )
   return (
-    f'There is no folder {model.given}, and the model {model.id} could not be '
-    f'had from the Hugging Face Hub ({_short(error)}) nor whole from its cache '
-    f'{constants.HF_HUB_CACHE}; start again with a network, or download it '
-    f'where there is one (hf download {model.id} --local-dir DIR) and give '
-    'DIR.'
+    f'{no_folder}the model {model.id} could not be downloaded from the Hugging '
+    f'Face Hub ({_short(error)}), and the cache {constants.HF_HUB_CACHE} does '
+    'not hold all of it; connect to the network and try again, or give DIR '
+    f'after `hf download {model.id} --local-dir DIR` on a machine that is '
+    'connected.'
   )
 
 
@@ -215,7 +230,7 @@ def _short(error: BaseException) -> str:
 
   while error.__cause__ is not None:
     error = error.__cause__
-  if constants.is_offline_mode():
+  if constants.HF_HUB_OFFLINE:
     return 'HF_HUB_OFFLINE is set'
   if isinstance(error, errors.HfHubHTTPError):
     return f'status {error.response.status_code}'

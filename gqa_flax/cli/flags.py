@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib.metadata
+import sys
 from collections.abc import Sequence
 
 from gqa_flax.cli import gin_config, setting_help, settings
@@ -31,10 +32,13 @@ def _rewrite(arg: str) -> str:
 class Parser(argparse.ArgumentParser):
   """Says in one sentence what an unknown argument may have meant."""
 
-  def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+  def parse_known_args(self, args=None, namespace=None):
     namespace, unknown = super().parse_known_args(args, namespace)
     if unknown:
-      self.exit(2, f'{self.prog}: {self._sentence(unknown[0], args)}\n')
+      sentence = self._sentence(
+        unknown[0], sys.argv[1:] if args is None else args
+      )
+      self.exit(2, f'{self.prog}: {sentence}\n')
     return namespace, unknown
 
   def _sentence(self, unknown: str, args: Sequence[str]) -> str:
@@ -89,4 +93,5 @@ class Version(argparse.Action):
       version = importlib.metadata.version('gqa_flax')
     except importlib.metadata.PackageNotFoundError:
       version = '(not installed)'
-    parser.exit(0, f'{parser.prog} {version}\n')
+    print(parser.prog, version)
+    parser.exit(0)

@@ -91,7 +91,7 @@ def train(args):
 
 
 def convert(args):
-  """Converts as configured: `conversion.convert.convert_checkpoint`."""
+  """Converts a checkpoint to fewer key/value heads: `conversion.convert`."""
   shorthand.bind(args)
   run = gin_config.configured(
     args,
@@ -182,7 +182,7 @@ examples:
   # By the mean, as in the paper; the input may be T5X's or Hugging Face's.
   gqa-flax convert /tmp/mha /tmp/gqa_2 --num_kv_heads=2
 
-  # From the Hugging Face Hub, or its cache (pip install 'gqa_flax[hf]').
+  # From the Hugging Face Hub, or its cache where there is no network.
   gqa-flax convert google/t5-v1_1-small /tmp/t5_gqa_2 --num_kv_heads=2
 
   # Hugging Face's files do not say a checkpoint's step: a public T5.1.1 is at

@@ -24,8 +24,14 @@ def add_commands(commands):
   )
   command.set_defaults(run=report)
   add = command.add_argument
-  add('--results', default='results', help='a folder of reports')
-  add('--output', default='results.html', help='the page')
+  add(
+    '--results',
+    default='results',
+    help='a folder of reports; results by default',
+  )
+  add(
+    '--output', default='results.html', help='the page; results.html by default'
+  )
   add('--debug', action='store_true', help='show tracebacks')
 
 

@@ -32,9 +32,19 @@ def add_commands(commands):
     if run is compare:
       add('a', metavar='A', help='a folder, or several runs, comma-separated')
       add('b', metavar='B', help='likewise')
-      add('--confidence', type=float, default=0.95, help='of the intervals')
-      add('--num_resamples', type=int, default=1000, help='of the bootstrap')
-      add('--seed', type=int, default=0, help='of the bootstrap')
+      add(
+        '--confidence',
+        type=float,
+        default=0.95,
+        help='of the intervals; 0.95 by default',
+      )
+      add(
+        '--num_resamples',
+        type=int,
+        default=1000,
+        help='of the bootstrap; 1000 by default',
+      )
+      add('--seed', type=int, default=0, help='of the bootstrap; 0 by default')
     else:
       add('runs', metavar='RUN', nargs='+', help='a folder')
     add('--json', action='store_true', help='print JSON instead of a table')

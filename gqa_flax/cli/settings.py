@@ -89,7 +89,9 @@ SETTINGS: dict[str, Setting] = {
     Integer(1), 'Last step, counted from the first step of pre-training.'
   ),
   'INITIAL_CHECKPOINT_PATH': Setting(
-    Path(also=NONE), 'Checkpoint to begin with; None initializes parameters.'
+    Path(also=NONE),
+    'Checkpoint to begin with, of any format, or its id on the Hugging Face '
+    'Hub; None initializes parameters.',
   ),
   'OPTIMIZER_STATE': Setting(
     Choice(('reset', 'carry')), "Whether to carry Adafactor's statistics."
@@ -159,7 +161,10 @@ SETTINGS: dict[str, Setting] = {
     Number(0, above_minimum=True), 'Constant learning rate.'
   ),
   # Conversion.
-  'INPUT': Setting(Path(), 'Checkpoint to convert.'),
+  'INPUT': Setting(
+    Path(),
+    'Checkpoint to convert, of any format, or its id on the Hugging Face Hub.',
+  ),
   'OUTPUT': Setting(Path(), 'Folder for the converted checkpoint.'),
   'CONVERSION_METHOD': Setting(
     Choice(('mean', 'first', 'random', 'aligned', 'subspace')),
@@ -190,7 +195,11 @@ SETTINGS: dict[str, Setting] = {
     Path(also=NONE), 'File of the statistics: read, or written if absent.'
   ),
   # Evaluation, decoding and timing.
-  'CHECKPOINT': Setting(Path(), 'Checkpoint or MODEL_DIR to read.'),
+  'CHECKPOINT': Setting(
+    Path(),
+    'Checkpoint of any format, MODEL_DIR, or id on the Hugging Face Hub to '
+    'read.',
+  ),
   'OUTPUT_DIR': Setting(Path(), 'Folder for scores and predictions.'),
   'BEST_BY': Setting(
     Name(also=NONE), 'Metric whose best checkpoint is read; None: the latest.'

@@ -8,14 +8,12 @@ from gqa_flax.cli import gin_config, setting_types, settings
 
 RUN_FILE = 'gin_configs/runs/convert.gin'
 # The arguments, and the settings that they stand for.
-POSITIONAL = {'INPUT': 'INPUT', 'OUTPUT': 'OUTPUT'}
-FLAGS = {
-  'num_kv_heads': 'NUM_KV_HEADS',
-  'method': 'CONVERSION_METHOD',
-  'step': 'STEP',
+_POSITIONAL = {'INPUT': 'INPUT', 'OUTPUT': 'OUTPUT'}
+_FLAGS = {
+  '--num_kv_heads': 'NUM_KV_HEADS',
+  '--method': 'CONVERSION_METHOD',
+  '--step': 'STEP',
 }
-
-
 _USAGE = """\
 gqa-flax convert INPUT OUTPUT --num_kv_heads=K [--method=...] [--step=...]
        gqa-flax convert --gin_file=gin_configs/runs/convert.gin --gin.INPUT=...
@@ -25,17 +23,16 @@ gqa-flax convert INPUT OUTPUT --num_kv_heads=K [--method=...] [--step=...]
 def add_arguments(command):
   """Adds the arguments to those of `gqa-flax convert`."""
   command.usage = _USAGE
-  add = command.add_argument
-  for name in POSITIONAL:
+  for name in _POSITIONAL:
     meaning = settings.SETTINGS[name].meaning
-    add(name, nargs='?', help=_as_help(meaning))
-  for name, setting in FLAGS.items():
-    found = settings.setting(setting, 'convert')
-    add(
-      f'--{name}',
+    command.add_argument(name, nargs='?', help=_as_help(meaning))
+  for flag, name in _FLAGS.items():
+    found = settings.setting(name, 'convert')
+    command.add_argument(
+      flag,
       type=setting_types.flag(found.type),
-      metavar=name.upper(),
-      help=f'{_as_help(found.meaning)} ({setting})',
+      metavar=flag[2:].upper(),
+      help=f'{_as_help(found.meaning)} ({name})',
     )
 
 
@@ -45,25 +42,24 @@ def bind(args):
   Raises:
     UsageError: A setting is given twice.
   """
-  given = {
-    setting: (shown, value)
-    for name, setting in {**POSITIONAL, **FLAGS}.items()
-    if (value := getattr(args, name)) is not None
-    for shown in [name if name in POSITIONAL else f'--{name}']
-  }
-  bound = [binding.partition('=')[0] for binding in args.gin_bindings]
-  for setting, (shown, value) in given.items():
-    if setting in bound:
+  bound = {binding.partition('=')[0] for binding in args.gin_bindings}
+  bindings = []
+  for argument, name in {**_POSITIONAL, **_FLAGS}.items():
+    value = getattr(args, argument.removeprefix('--'))
+    if value is None:
+      continue
+    if name in bound:
       raise gin_config.UsageError(
-        f'{shown} is {value!r}, and --gin.{setting} is given as well; leave '
+        f'{argument} is {value!r}, and --gin.{name} is given as well; leave '
         'out one of the two.'
       )
-  if given:
-    args.shorthand = {x: x for x in POSITIONAL} | {
-      setting: f'--{name}=...' for name, setting in FLAGS.items()
-    }
+    bindings.append(f'{name}={value!r}')
+  if bindings:
     args.gin_file.insert(0, RUN_FILE)
-    args.gin_bindings += [f'{k}={value!r}' for k, (_, value) in given.items()]
+    args.gin_bindings += bindings
+    # How to give what is missing.
+    flags = {name: f'{flag}=...' for flag, name in _FLAGS.items()}
+    args.shorthand = _POSITIONAL | flags
 
 
 def _as_help(meaning: str) -> str:

@@ -10,7 +10,7 @@ import seqio
 from etils import epath
 
 from gqa_flax import partitioning
-from gqa_flax.checkpoints import native
+from gqa_flax.checkpoints import hub, native, restoring
 from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.data.vocabulary import check_ids
 from gqa_flax.evaluation import decoding, identity, predictions
@@ -47,7 +47,7 @@ def evaluate(
   of another evaluation is refused; the same one may be repeated.
 
   Args:
-    checkpoint: a folder that `checkpoints.native` reads.
+    checkpoint: of any format, as in `checkpoints.formats.open_checkpoint`.
     evaluators: `TaskScore`, `training.validation.ValidationLoss`, or anything
       that maps (model, params) to named numbers.
     output_dir: gets scores.json and, from a `TaskScore`, predictions.jsonl (see
@@ -78,8 +78,9 @@ def evaluate(
     checkpoint = _best(checkpoint, best_by)
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   _check_splits([evaluator.split for evaluator in decoders])
+  found = restoring.find(checkpoint)
   config = dataclasses.replace(
-    native.read_config(checkpoint),
+    found.config,
     cache_sharding=cache_sharding,
     cache_dtype=cache_dtype,
   )
@@ -92,22 +93,22 @@ def evaluate(
     jax.set_mesh(device_mesh),
   ):
     return _evaluate(
-      checkpoint, config, evaluators, output_dir, settings, param_dtype
+      checkpoint, found, config, evaluators, output_dir, settings, param_dtype
     )
 
 
 def _evaluate(
-  checkpoint, config, evaluators, output_dir, settings, param_dtype
+  checkpoint, found, config, evaluators, output_dir, settings, param_dtype
 ):
   """Evaluates on every process of a job; the first one writes."""
   output = epath.Path(output_dir)
   decoders = [e for e in evaluators if isinstance(e, TaskScore)]
   several = len(decoders) > 1
   folders = {e: output / e.split if several else output for e in decoders}
-  found = native.locate(checkpoint)
-  step = native.step_of(found)
   dtypes = {'param_dtype': param_dtype, 'cache_dtype': config.cache_dtype}
-  origin = {'checkpoint': str(checkpoint), 'step': step, **_unusual(dtypes)}
+  step = {} if found.step is None else {'step': found.step}
+  name = hub.name_of(found.folder) or str(checkpoint)
+  origin = {'checkpoint': name, **step, **_unusual(dtypes)}
   about = {
     **origin,
     **dtypes,
@@ -124,7 +125,7 @@ def _evaluate(
   shardings = partitioning.param_shardings(
     abstract_params(config), config, partitioning.current_mesh()
   )
-  params = native.restore(found, shardings).params
+  params = restoring.restore(found, shardings).params
   params = _prepare(params, config, param_dtype)
   partials: dict[TaskScore, Partial] = {}
   if jax.process_count() == 1:
@@ -172,13 +173,19 @@ def _refuse_others(identities: Mapping[epath.Path, Mapping[str, Any]]):
 
 def _best(model_dir: str, metric: str) -> str:
   """Returns the path of the checkpoint that a run's log calls the best."""
+  model = hub.parse(model_dir)
+  if model and model.is_url:
+    raise ValueError(
+      f'BEST_BY is {metric!r}, but {model_dir} is no folder of a run that '
+      'logged scores; leave BEST_BY None.'
+    )
   logged = progress.records(model_dir)
   scores = {int(r['step']): r[metric] for r in logged if metric in r}
   folders = epath.Path(model_dir).glob(f'{native.PREFIX}_*')
   kept = [native.step_of(folder) for folder in folders]
   step = native.best_step(scores, checks.best_mode(metric), among=kept)
   if step is None:
-    native.locate(model_dir)  # raises where there is no checkpoint of ours
+    restoring.find(model_dir)  # raises where there is no checkpoint
     known = sorted({name for record in logged for name in record} - {'step'})
     raise ValueError(
       f'No checkpoint of {model_dir} has a score {metric!r}; choose a BEST_BY '
@@ -227,7 +234,7 @@ def infer(
   """Loads a model, and returns a function from texts to texts.
 
   Args:
-    checkpoint: a folder that `checkpoints.native` reads.
+    checkpoint: of any format, as in `checkpoints.formats.open_checkpoint`.
     vocabulary: that the model was trained with.
     sequence_length: {'inputs': S, 'targets': T}: longer inputs are cut.
     batch_size: texts decoded together.
@@ -242,8 +249,9 @@ def infer(
   """
   precision.check_param_dtype(param_dtype)
   check_ids(vocabulary, 'infer')
-  checks.check_vocabularies([vocabulary], native.read_config(checkpoint))
-  restored = native.restore(checkpoint)
+  found = restoring.find(checkpoint)
+  checks.check_vocabularies([vocabulary], found.config)
+  restored = restoring.restore(found)
   params = precision.prepare(restored.params, param_dtype)
   model = Transformer(
     dataclasses.replace(restored.config, cache_dtype=cache_dtype)

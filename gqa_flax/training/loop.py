@@ -90,7 +90,8 @@ def train(
     learning_rate: a function of the step.
     optimizer: an optax transformation for a learning rate of 1; None is
       `optimizer.adafactor()`.
-    initial_checkpoint: a folder that `checkpoints.native` reads.
+    initial_checkpoint: of any format, as in `checkpoints.formats.
+      open_checkpoint`.
     initial_optimizer: 'reset' begins with a new optimizer state, 'carry' with
       that of initial_checkpoint, its count of steps included.
     evaluators: called every evaluate_every steps and at the end, when the

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gqa_flax.checkpoints import native
+from gqa_flax.checkpoints import native, restoring
 from gqa_flax.config import T5Config
 from gqa_flax.training.state import (
   abstract_state,
@@ -67,10 +67,18 @@ def initial_state(
     return new_state(config, optimizer, seed, mesh), False
   carrying = initial_optimizer == 'carry'
   # Once: parameters and optimizer state are to be of one checkpoint.
-  path = native.locate(initial_checkpoint, optimizer=carrying)
-  checkpoint = _restore(path, config, wanted)
+  found = restoring.find(initial_checkpoint, optimizer=carrying)
+  _check_architecture(found.config, config, initial_checkpoint)
+  if found.step is None:
+    raise ValueError(
+      f'{initial_checkpoint} does not say at which step it is, from which the '
+      'learning-rate schedule and TRAIN_STEPS count; convert it first '
+      f'(gqa-flax convert {initial_checkpoint} DIR '
+      f'--num_kv_heads={config.num_kv_heads} --step=STEP) and give DIR.'
+    )
+  checkpoint = restoring.restore(found, shardings_of(wanted.params))
   if carrying:
-    opt_state = native.restore_optimizer(path, wanted.opt_state)
+    opt_state = native.restore_optimizer(found.folder, wanted.opt_state)
   else:
     opt_state = new_optimizer_state(checkpoint.params, config, optimizer, mesh)
   return _state(checkpoint, opt_state, wanted), False

@@ -41,6 +41,7 @@ def test_what_is_no_path(refused, command, setting, value):
   'path',
   [
     *('/proc/foo', 'google/t5-v1_1-small', '$tmp/nothing', '$empty'),
+    *('hf://google/t5-v1_1-small@main', 'gogle/t5-v1_1-small'),
     *('$empty_file', '$rows', '$binary', '$results', '$scores_a'),
     *('$native/checkpoint_8', '$native/checkpoint_7/params'),
   ],
@@ -55,15 +56,14 @@ def test_a_checkpoint_that_is_none(refused, command, setting):
   refused(command, f'--gin.{setting}=None', setting, 'None')
 
 
-@pytest.mark.parametrize(
-  ('command', 'setting'), [pair for pair in READ if pair[1] != 'INPUT']
-)
-@pytest.mark.parametrize('format', ['hugging_face', 't5x', 't5x_legacy'])
-def test_another_format_names_the_conversion(refused, command, setting, format):
+def test_another_formats_optimizer_names_the_conversion(refused):
   refused(
-    command,
-    f'--gin.{setting}=${format}',
-    *(f'${format}', 'gqa-flax convert'),
+    'finetune',
+    [
+      '--gin.INITIAL_CHECKPOINT_PATH=$hugging_face',
+      '--gin.OPTIMIZER_STATE=carry',
+    ],
+    *('OPTIMIZER_STATE', '$hugging_face', 'gqa-flax convert'),
   )
 
 

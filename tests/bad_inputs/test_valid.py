@@ -36,6 +36,19 @@ def test_checkpoints_are_valid(run, format):
   assert done.status == 0, done.err
 
 
+@pytest.mark.parametrize(
+  ('command', 'setting'),
+  [
+    ('finetune', 'INITIAL_CHECKPOINT_PATH'),
+    ('evaluate', 'CHECKPOINT'),
+    ('infer', 'CHECKPOINT'),
+  ],
+)
+def test_checkpoints_of_other_formats_are_valid(run, command, setting):
+  done = run(command, f'--gin.{setting}=$hugging_face')
+  assert done.status == 0, done.err
+
+
 def test_accepted_input_is_reported(run, refused):
   with pytest.raises(pytest.fail.Exception, match='accepted'):
     refused('cost', '--batch_size=64')

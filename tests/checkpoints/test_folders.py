@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 
+import huggingface_hub.constants
 import jax
 import numpy as np
 import pytest
@@ -207,8 +208,8 @@ def test_other_formats_are_named_with_their_remedy(sources, format, read):
     ),
     (
       'google/t5-v1_1-small',
-      'no folder google/t5-v1_1-small; if it is a model on the Hugging Face '
-      r'Hub, .*\(hf download google/t5-v1_1-small --local-dir DIR\)',
+      'no folder google/t5-v1_1-small, and the model google/t5-v1_1-small '
+      'could .*`hf download google/t5-v1_1-small --local-dir DIR`',
     ),
     ('hf://google/mt5-base', 'hf download google/mt5-base --local-dir'),
     (
@@ -233,6 +234,9 @@ def test_other_formats_are_named_with_their_remedy(sources, format, read):
 )
 def test_what_is_not_a_checkpoint(read, path, message, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  constants = huggingface_hub.constants
+  monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
   (tmp_path / 'file').write_text('nothing')
   with pytest.raises(FileNotFoundError, match=message.format(tmp=tmp_path)):
     read(path if path == 20240101 else path.format(tmp=tmp_path))

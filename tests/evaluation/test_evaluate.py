@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from gqa_flax import Transformer
-from gqa_flax.checkpoints import native
+from gqa_flax.checkpoints import formats, native
 from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config
 from gqa_flax.data import embedded, tasks
@@ -53,6 +54,35 @@ def test_evaluate_writes_scores_and_predictions(checkpoint, task, tmp_path):
   assert list(scores) == [*intervals, 'heads']
   names = {path.name for path in (tmp_path / 'out').iterdir()}
   assert names == {'predictions.jsonl', 'scores.json'}
+
+
+def test_other_formats_are_evaluated_as_they_are(checkpoint, task, tmp_path):
+  params, config = formats.load_params(checkpoint)
+  exported = formats.save_params(
+    tmp_path / 'exported', params, config, 'hugging_face', step=3
+  )
+  snapshot = tmp_path / 'models--a--b' / 'snapshots' / '0123abc'
+  snapshot.parent.mkdir(parents=True)
+  config_file = json.loads((tmp_path / 'exported/config.json').read_text())
+  shutil.copytree(exported, snapshot)
+  del config_file['gqa_flax']['step']
+  (snapshot / 'config.json').write_text(json.dumps(config_file))
+  found = []
+  for path in (checkpoint, exported, str(snapshot)):
+    output = tmp_path / 'out' / str(len(found))
+    score = TaskScore(task, 'test', LENGTHS, batch_size=4, num_examples=5)
+    evaluate(checkpoint=path, evaluators=[score], output_dir=str(output))
+    found.append(predictions.read(output))
+  ours, theirs, unknown = found
+  assert ours.predictions == theirs.predictions == unknown.predictions
+  assert (
+    ours.record['evaluation']['params']
+    == (theirs.record['evaluation']['params'])
+  )
+  assert theirs.record['step'] == 3
+  # Such as of the Hub: it can be found again, and does not say its step.
+  assert unknown.record['checkpoint'] == 'hf://a/b@0123abc'
+  assert 'step' not in unknown.record
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """The loop: where it starts, what it keeps, and when it refuses."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
-from gqa_flax.checkpoints import native
+from gqa_flax import cli
+from gqa_flax.checkpoints import formats, native
 from gqa_flax.training import optimizer, progress
 from gqa_flax.training.validation import ValidationLoss
 
@@ -56,6 +58,39 @@ def test_initial_checkpoint_gives_parameters_and_step(run, tmp_path):
   # The schedule goes on from the checkpoint's step too.
   rate = optimizer.rsqrt_schedule(100)
   assert log[0]['learning_rate'] == pytest.approx(float(rate(np.int32(2))))
+
+
+def test_an_initial_checkpoint_of_another_format_is_the_same(run, tmp_path):
+  run('first', 2)
+  ours = str(tmp_path / 'first')
+  params, config = formats.load_params(ours)
+  theirs = formats.save_params(
+    tmp_path / 'theirs', params, config, 'hugging_face', step=2
+  )
+  wanted = run('ours', 4, initial_checkpoint=ours)
+  found = run('second', 4, initial_checkpoint=theirs)
+  assert int(found.step) == 4
+  assert_identical(found.params, wanted.params)
+  assert_identical(found.opt_state, wanted.opt_state)
+
+
+def test_a_step_that_nobody_says_is_asked_for(
+  run, tmp_path, tiny_config, tiny_params
+):
+  folder = tmp_path / 'theirs'
+  formats.save_params(folder, tiny_params, tiny_config, 'hugging_face', step=0)
+  fields = json.loads((folder / 'config.json').read_text())
+  del fields['gqa_flax']
+  (folder / 'config.json').write_text(json.dumps(fields))
+  with pytest.raises(
+    ValueError, match=r'does not say at which step it is, .*convert .* --step='
+  ):
+    run('second', 4, initial_checkpoint=str(folder))
+  # The remedy.
+  argv = ['convert', str(folder), str(tmp_path / 'dir'), '--num_kv_heads=8']
+  assert cli.main([*argv, '--step=2']) == 0
+  done = run('second', 4, initial_checkpoint=str(tmp_path / 'dir'))
+  assert int(done.step) == 4
 
 
 def test_a_checkpoint_in_the_warm_up_is_warned_of_once(
