@@ -13,6 +13,11 @@ BASELINES = {
   'first_words': 'the first {words} words',
   'after_is_a': 'a rule written by hand',
 }
+_SHORT = {
+  'common_words': '{words} common\nwords',
+  'first_words': 'first {words}\nwords',
+  'after_is_a': 'rule\nby hand',
+}
 
 Record = Mapping[str, Any]
 
@@ -22,10 +27,10 @@ def models_of(stages, kind) -> list[Record]:
   return [r for name, r in stages.items() if name.startswith(f'{kind}/')]
 
 
-def baseline_name(stages, key) -> str:
+def baseline_name(stages, key, names=BASELINES) -> str:
   """Returns what a baseline is, with its number of words."""
   words = stages['baselines'][f'{key}/words']
-  return BASELINES[key].format(words=words)
+  return names[key].format(words=words)
 
 
 def draw(path, stages):
@@ -55,11 +60,10 @@ def draw(path, stages):
   for key in BASELINES:
     x = stages['baselines'][f'{key}/rouge1']
     axes.axvline(x, color='#444444', linestyle='--', linewidth=1, zorder=0)
-    name = baseline_name(stages, key).removeprefix('the ')
     axes.text(
       x,
       1.01,
-      f'{name}\n{x:.1f}',
+      f'{baseline_name(stages, key, _SHORT)}\n{x:.1f}',
       transform=axes.get_xaxis_transform(),
       ha='center',
       va='bottom',
@@ -69,6 +73,6 @@ def draw(path, stages):
   axes.set_yticks(range(len(before)), [r['name'] for r in before], fontsize=11)
   axes.invert_yaxis()
   axes.set_xlim(0, 60)
-  axes.set_xlabel('ROUGE-1 (bars: 95% interval over articles)', fontsize=10)
+  axes.set_xlabel('ROUGE-1 (whiskers: 95% interval over articles)', fontsize=10)
   figure.legend(loc='lower right', ncols=2, fontsize=10, frameon=False)
   plots.save(figure, path, rect=(0, 0.05, 1, 1))

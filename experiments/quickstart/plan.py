@@ -63,15 +63,33 @@ class Stage:
   seconds: float
 
 
+# What the progress bar says, and seconds on two quiet cores, a model each.
+_KINDS = {
+  'convert': ('converting to', 5),
+  'converted': ('decoding with', 15),
+  'finetune': ('fine-tuning', 80),
+  'finetuned': ('decoding with fine-tuned', 12),
+}
+
+
 def stages() -> list[Stage]:
   """Returns all stages, in the order in which they run."""
+  before = [
+    _stage(kind, model)
+    for model in MODELS
+    for kind in ('convert', 'converted')
+    if kind == 'converted' or model.method is not None
+  ]
+  after = [
+    _stage(kind, model)
+    for model in FINETUNED
+    for kind in ('finetune', 'finetuned')
+  ]
   return [
     Stage('checkpoint', 'dequantizing flan-t5-small', 25),
     Stage('baselines', 'scoring baselines', 20),
-    *_each('convert', MODELS[1:], 'converting to', 5),
-    *_each('converted', MODELS, 'decoding with', 15),
-    *_each('finetune', FINETUNED, 'fine-tuning', 80),
-    *_each('finetuned', FINETUNED, 'decoding with fine-tuned', 12),
+    *before,
+    *after,
   ]
 
 
@@ -80,9 +98,6 @@ def scored() -> dict[str, tuple[Model, ...]]:
   return {'converted': MODELS, 'finetuned': FINETUNED}
 
 
-def _each(kind, models, doing, seconds) -> list[Stage]:
-  """Returns a stage for each model; seconds on two quiet cores."""
-  return [
-    Stage(f'{kind}/{model.slug}', f'{doing} {model.name}', seconds)
-    for model in models
-  ]
+def _stage(kind: str, model: Model) -> Stage:
+  doing, seconds = _KINDS[kind]
+  return Stage(f'{kind}/{model.slug}', f'{doing} {model.name}', seconds)

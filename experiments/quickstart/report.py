@@ -170,8 +170,8 @@ def _verdicts(stages) -> str:
     for key in BASELINES
   )
   lines = [
-    f'{name} minus MHA: {_difference(mha, r)}; it keeps '
-    f'{r[ROUGE] / mha[ROUGE]:.0%} of the score.'
+    f'{name} minus MHA: {_difference(mha, r)}, that is '
+    f'{r[ROUGE] / max(mha[ROUGE], 1e-9):.0%} of its score.'
     for name, r in tuned.items()
     if r is not mha
   ]

@@ -88,7 +88,7 @@ def test_the_report_says_what_the_records_hold(tmp_path):
     'written by hand (+1.5)'
   ) in words
   assert (
-    'MQA mean minus MHA: -18.0 (-18.0 to -18.0); it keeps 61% of the score.'
+    'MQA mean minus MHA: -18.0 (-18.0 to -18.0), that is 61% of its score.'
   ) in text
   assert 'MQA subspace minus MQA mean: +17.0 (+17.0 to +17.0).' in text
   # 8 layers, keys and values, heads of 64, 2 bytes.
@@ -188,6 +188,7 @@ def small(monkeypatch):
   monkeypatch.setattr(plan, 'FINETUNED', models)
 
 
+@pytest.mark.slow
 def test_an_interrupted_quickstart_continues_where_it_stopped(
   small, monkeypatch, tmp_path, capsys
 ):
