@@ -1,5 +1,6 @@
 """The documentation's site: complete, without broken links, and a tutorial."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -40,6 +41,20 @@ def test_every_public_name_is_in_the_reference():
   assert sorted(re.findall(r'^::: gqa_flax\.(\w+)$', page, re.M)) == sorted(
     gqa_flax.__all__
   )
+
+
+def test_the_messages_that_the_faq_quotes_exist():
+  page = (ROOT / 'docs/faq.md').read_text()
+  quoted = re.findall(r'^### "(.*)"$', page, re.M)
+  constants = {
+    node.value
+    for path in ROOT.glob('gqa_flax/**/*.py')
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+  }
+  assert len(quoted) >= 5
+  for part in re.split(r' ?\.\.\. ?', ' ... '.join(quoted)):
+    assert any(part in constant for constant in constants), part
 
 
 @pytest.mark.slow
