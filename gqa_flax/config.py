@@ -46,7 +46,7 @@ class T5Config:
     cache_sharding: what of the decoding cache the devices along `model`
       divide: its 'heads' or its 'batch'; see `partitioning.cache_layout`.
     cache_dtype: of the decoding cache: 'auto' is the activations', 'int8' keeps
-      a scale for each position and head besides.
+      a scale for each position and head as well.
 
   Raises:
     ValueError: if a size is not positive, num_kv_heads does not divide

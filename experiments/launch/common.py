@@ -49,7 +49,7 @@ def parse(
   if not command:
     parser.error(
       'there is no command; put it after --, as in -- gqa-flax train '
-      '--gin_file=gin_configs/quickstart.gin'
+      '--gin_file=gin_configs/runs/finetune.gin'
     )
   return arguments, command
 

@@ -214,15 +214,18 @@ def load_params(path, format: str | None = None):
   """Reads the parameters of a checkpoint of any format.
 
   Args:
-    path: as in `open_checkpoint`.
-    format: as in `open_checkpoint`.
+    path: a checkpoint, or a folder with checkpoint_<step> folders, of which
+      the newest whole one is read; local or on gs:// or s3://.
+    format: 'native', 't5x', 't5x_legacy' or 'hugging_face'; None recognizes it
+      by the files there.
 
   Returns:
     params: tree of float32 NumPy arrays, named as T5X names them.
     config: T5Config.
 
   Raises:
-    As `open_checkpoint`.
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if it is of no known format, or not whole.
   """
   stored = open_checkpoint(path, format, optimizer=False)
   flat = {name: array.read() for name, array in stored.params.items()}
@@ -238,18 +241,22 @@ def save_params(
   `huggingface_hub.upload_folder(repo_id=ID, folder_path=path)`.
 
   Args:
-    path: as in `write_checkpoint`.
+    path: gets checkpoint_<step>/, or, if the format is 'hugging_face', is the
+      folder that is written.
     params: tree of arrays, named as T5X names them.
     config: their architecture.
-    format: of `WRITABLE`.
-    step: steps since the very first of pre-training: the learning rate of
-      further training depends on it. `open_checkpoint` gives that of a file.
+    format: 'native', 't5x_legacy' or 'hugging_face'.
+    step: steps since the first of pre-training; the learning rate of further
+      training depends on it.
 
   Returns:
     The path of the checkpoint.
 
   Raises:
-    As `write_checkpoint`.
+    FileExistsError: if there is one already.
+    CheckpointWriteError: if there is no space left on the device.
+    ValueError: if the parameters are not those of `config`, or the format
+      cannot carry them.
   """
   flat = traverse_util.flatten_dict(params, sep='/')
   arrays = {n: LazyArray.of(x).astype(np.float32) for n, x in flat.items()}

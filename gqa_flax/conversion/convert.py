@@ -42,14 +42,14 @@ def convert_params(
       it is not changed.
     config: the architecture of `params`.
     num_kv_heads: key/value heads of the result, a divisor of
-      config.num_kv_heads; equal to it, nothing changes.
+      config.num_kv_heads; if equal to it, nothing changes.
     method: 'mean', 'first' or 'random' (Ainslie et al. 2023, section 2.1), or
       'aligned' or 'subspace' (see `conversion.alignment`).
     seed: of the draws of 'random'.
     statistics: of the attentions' inputs, from `conversion.statistics.collect`:
       'subspace' needs them, 'aligned' may use them.
     permute_heads: whether heads that resemble each other share a group,
-      instead of neighbours.
+      instead of neighbors.
 
   Returns:
     params: the converted tree; arrays that do not change are the same objects.
@@ -57,9 +57,9 @@ def convert_params(
 
   Raises:
     ValueError: if the method is unknown, num_kv_heads does not divide the
-      number that the checkpoint has, the tree is not that of `config` (an
+      number that the checkpoint has, the tree does not match `config` (an
       encoder-only model, other sizes, already grouped), or the statistics are
-      missing or another model's.
+      missing or of another model.
   """
   flat = traverse_util.flatten_dict(params, sep='/')
   check_conversion(config, num_kv_heads, method)

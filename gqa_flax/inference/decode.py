@@ -15,9 +15,9 @@ from gqa_flax.partitioning import replicate
 def greedy_decode(model, params, encoder_input_tokens, max_decode_length):
   """Decodes as T5X does with one beam, which is how the paper decodes.
 
-  Each step goes on with the most probable token, but a sequence may also end
-  where EOS is the runner-up: of all endings seen on the way, the one of the
-  highest probability is returned. Plain argmax, which ends only where EOS is
+  Each step takes the most probable token, but a sequence may also end where
+  EOS is the runner-up: of all endings seen on the way, the most probable one is
+  returned. Plain argmax, which ends only where EOS is
   the most probable token, is `sample_decode` with `Greedy()`; the two agree
   unless EOS was a runner-up before.
 
@@ -63,7 +63,7 @@ def sample_decode(
     max_decode_length: tokens at most, EOS included.
     sampler: called with float32 logits [batch, vocab] and a PRNG key.
     rng: a PRNG key; None is the key of seed 0.
-    stop_at_eos: False goes on behind EOS as behind any token, so that all
+    stop_at_eos: False continues after EOS as after any token, so that all
       models do the same work when they are timed.
 
   Returns:

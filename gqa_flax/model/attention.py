@@ -26,10 +26,10 @@ def grouped_query_attention(
     key: [batch, source_length, K, head_dim].
     value: [batch, source_length, K, head_dim].
     *biases: added to the logits (positions; masks, a large negative number
-      where attention is barred); each broadcastable to
+      where attention is masked); each broadcastable to
       [batch, N, target_length, source_length]. Positions depend on the head and
-      masks on the row, so their sum would be as large as the logits: they come
-      apart.
+      masks on the row, so their sum would be as large as the logits: pass them
+      separately.
     dropout_rate: share of the attention weights to drop.
     dropout_rng: a PRNG key, needed if dropout_rate > 0. One draw serves all
       query positions, as in T5X.
