@@ -20,7 +20,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from gqa_flax.data import reading, tasks, vocabulary
+from gqa_flax.data import packing, reading, tasks, vocabulary
 from gqa_flax.data.iterator import Batch, BatchIterator
 from gqa_flax.data.reading import TaskOrMixture
 
@@ -181,12 +181,14 @@ def _tokens_alone(task: TaskOrMixture) -> TaskOrMixture:
   return task.replace(preprocessors=[*steps, drop_texts])
 
 
+# No function here has Python's control flow over tensors; see `reading`.
+@tf.autograph.experimental.do_not_convert
 def _rows(
   examples: tf.data.Dataset, sequence_length: Mapping[str, int], pack: bool
 ) -> tf.data.Dataset:
   # Whatever else the task keeps, the converter would drop with a warning.
   examples = examples.map(lambda x: {k: x[k] for k in ('inputs', 'targets')})
-  converter = seqio.EncDecFeatureConverter(pack=pack)
+  converter = packing.Converter(pack=pack)
   return converter(examples, task_feature_lengths=sequence_length)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -15,11 +14,11 @@ from gqa_flax.checkpoints import native
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
-from gqa_flax.runtime import interrupts
+from gqa_flax.runtime import interrupts, status
 from gqa_flax.runtime.owner import Owner
 from gqa_flax.training import checks, goodput, losses, preemption, watchdog
 from gqa_flax.training import optimizer as optimizers
-from gqa_flax.training.progress import MetricLog, ProgressLine, records
+from gqa_flax.training.progress import MetricLog, records
 from gqa_flax.training.start import initial_state
 from gqa_flax.training.state import num_params, step_function
 from gqa_flax.training.step import TrainState
@@ -195,7 +194,7 @@ def train(
         learning_rate, first_step, initial_checkpoint
       )
       if warning:
-        _say(warning, file=sys.stderr)
+        _say(warning)
 
     def due(step):
       last = step == train_steps
@@ -220,9 +219,11 @@ def train(
       evaluates=missed,
     )
     if first_step == train_steps and not missed:
-      _say(
-        f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.'
-      )
+      if hosts.is_primary():
+        print(
+          f'{model_dir} is at step {first_step} of {train_steps}: nothing to '
+          'do.'
+        )
       return state
 
     if on_start is not None:
@@ -242,11 +243,15 @@ def train(
       skip_non_finite=non_finite == 'skip',
     )
     rng = jax.random.key(seed) if config.dropout_rate > 0 else None
-    line = ProgressLine(
-      epath.Path(model_dir).name, first_step, train_steps, hosts.is_primary()
+    bar = status.Bar(
+      epath.Path(model_dir).name,
+      train_steps,
+      initial=first_step,
+      unit='step',
+      shows=hosts.is_primary(),
     )
     # Before whatever is said of a run that ends early.
-    at_end.callback(line.close)
+    at_end.callback(bar.close)
     window = Window()
     for step in range(first_step + 1, train_steps + 1):
       watchdog.beat()
@@ -270,7 +275,7 @@ def train(
         if numbers is not None:
           rate = float(learning_rate(jnp.int32(step - 1)))
           run.log.write(step, {**numbers, 'learning_rate': rate})
-          line.show(step, numbers['loss'], numbers['examples_per_second'])
+          bar.show(step, _describe(numbers))
         native.check(manager)
       if saving:
         owner.check()
@@ -283,7 +288,7 @@ def train(
       if saving or step % log_every == 0:
         run.clock.record(step)
         window.restart_clock()
-    line.close()
+    bar.close()
     run.end(train_steps, finished=True)
   return state
 
@@ -338,10 +343,15 @@ class _Run:
       print(goodput.table(goodput.summary(self._model_dir)))
 
 
-def _say(text: str, file=None):
-  """Prints, once for all processes."""
+def _say(text: str):
+  """Says a thing once for all processes."""
   if hosts.is_primary():
-    print(text, file=file)
+    status.say(text)
+
+
+def _describe(numbers) -> str:
+  rate = numbers['examples_per_second']
+  return f'loss {numbers["loss"]:.3f}, {rate:,.0f} examples/s'
 
 
 def _count_examples(batch, num_rows: int) -> float:
