@@ -82,6 +82,7 @@ def train_batches(
       shuffle=shuffle,
       num_epochs=num_epochs,
       shard_info=seqio.ShardInfo(index, number) if number > 1 else None,
+      may_be_empty=number > 1,
     )
     rows = _rows(examples, sequence_length, pack)
     part = rows.batch(batch_size // number, drop_remainder=True).prefetch(2)

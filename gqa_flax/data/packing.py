@@ -39,34 +39,40 @@ def pack(
   def trim(example):
     return {name: example[name][:n, ...] for name, n in lengths.items()}
 
-  def place(state, sizes):
-    row, used = state
-    fits = tf.reduce_all(used + sizes <= limits)
-    return tf.where(fits, row, row + 1), sizes + tf.where(fits, used, 0)
+  def place(previous, sizes):
+    row, start, size = previous
+    end = start + size
+    fits = tf.reduce_all(end + sizes <= limits)
+    return tf.where(fits, row, row + 1), tf.where(fits, end, 0), sizes
 
   def pack_batch(batch):
     sizes_BF = tf.stack(
-      [tf.math.count_nonzero(batch[name], 1, dtype=tf.int32) for name in lengths],
-      axis=1,
+      [tf.math.count_nonzero(batch[name], 1, dtype=tf.int32) for name in lengths], 1
     )
-    rows_B, _ = tf.scan(place, sizes_BF, (0, tf.zeros_like(limits)))
+    zeros = tf.zeros_like(limits)
+    rows_B, starts_BF, _ = tf.scan(place, sizes_BF, (0, zeros, zeros))
     packed = {}
     for i, (name, length) in enumerate(lengths.items()):
-      sizes_B = sizes_BF[:, i]
-      rows = tf.repeat(rows_B, sizes_B)
+      positions_W = tf.range(tf.shape(batch[name])[1])
+      is_token_BW = positions_W < sizes_BF[:, i, None]
+      # Beyond an example's tokens it is zeros that are added, somewhere.
+      columns = tf.minimum(starts_BF[:, i, None] + positions_W, length - 1)
+      places = rows_B[:, None] * length + columns
+      num_places = (rows_B[-1] + 1) * length
 
-      def lay_out(values, rows=rows, length=length):
-        ragged = tf.RaggedTensor.from_value_rowids(values, rows, rows_B[-1] + 1)
-        return ragged.to_tensor(shape=[None, length])
+      def lay_out(x, places=places, num_places=num_places, length=length):
+        flat = tf.math.unsorted_segment_sum(x, places, num_places)
+        return tf.reshape(flat, [-1, length])
 
-      tokens = tf.RaggedTensor.from_tensor(batch[name], sizes_B).values
-      row_tokens = lay_out(tf.cast(tokens, tf.int32))
-      positions = lay_out(tf.ragged.range(sizes_B).values)
+      is_token = tf.cast(is_token_BW, tf.int32)
+      tokens = lay_out(tf.cast(batch[name], tf.int32) * is_token)
+      positions = lay_out(positions_W * is_token)
       starts = tf.cast(positions == 0, tf.int32)
-      is_token = tf.cast(row_tokens != 0, tf.int32)
-      packed[name] = row_tokens
+      packed[name] = tokens
       packed[f'{name}_positions'] = positions
-      packed[f'{name}_segment_ids'] = tf.cumsum(starts, axis=1) * is_token
+      packed[f'{name}_segment_ids'] = tf.cumsum(starts, 1) * tf.cast(
+        tokens != 0, tf.int32
+      )
     return packed
 
   parallel = {'num_parallel_calls': tf.data.AUTOTUNE}

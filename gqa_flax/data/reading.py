@@ -41,6 +41,7 @@ def dataset(
   num_epochs: int | None = 1,
   use_cached: bool = False,
   shard_info: seqio.ShardInfo | None = None,
+  may_be_empty: bool = True,
 ) -> tf.data.Dataset:
   """Returns tokenized examples, having seen that there are any.
 
@@ -54,6 +55,7 @@ def dataset(
     num_epochs: how often to go through the data; None for no end.
     use_cached: whether to read the task's cache; see `caching`.
     shard_info: which part of the examples to read.
+    may_be_empty: False if it is known that there are examples.
 
   Raises:
     ValueError: see `batches.train_batches`.
@@ -92,10 +94,12 @@ def dataset(
 
   examples = read(shuffle, num_epochs)
   # Repeating for ever examples of which none is left would hang.
-  once = examples if num_epochs else read(shuffle=False, num_epochs=1)
+  once = examples
+  if may_be_empty and not num_epochs:
+    once = read(shuffle=False, num_epochs=1)
   in_order = not (shuffle and num_epochs)
   with naming_errors(task.name, split, () if in_order else None):
-    is_empty = not any(True for _ in once.take(1))
+    is_empty = may_be_empty and not any(True for _ in once.take(1))
   if is_empty:
     part = (
       f'shard {shard_info.index} of {shard_info.num_shards} of '
