@@ -23,6 +23,7 @@ import tensorflow as tf
 from gqa_flax.data import packing, reading, tasks, vocabulary
 from gqa_flax.data.iterator import Batch, BatchIterator
 from gqa_flax.data.reading import TaskOrMixture
+from gqa_flax.runtime import status
 
 
 def train_batches(
@@ -89,7 +90,8 @@ def train_batches(
     return part.with_options(reading.options())
 
   # Streams are opened later: what is wrong with all of them is said now.
-  _rows(read(), sequence_length, pack)
+  with status.phase(f'reading {task.name} ({split})'):
+    _rows(read(), sequence_length, pack)
   return BatchIterator(
     stream,
     dict(

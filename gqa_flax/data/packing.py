@@ -47,7 +47,11 @@ def pack(
 
   def pack_batch(batch):
     sizes_BF = tf.stack(
-      [tf.math.count_nonzero(batch[name], 1, dtype=tf.int32) for name in lengths], 1
+      [
+        tf.math.count_nonzero(batch[name], 1, dtype=tf.int32)
+        for name in lengths
+      ],
+      1,
     )
     zeros = tf.zeros_like(limits)
     rows_B, starts_BF, _ = tf.scan(place, sizes_BF, (0, zeros, zeros))

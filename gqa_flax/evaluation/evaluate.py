@@ -21,6 +21,7 @@ from gqa_flax.inference import EOS_ID, precision
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
+from gqa_flax.runtime import status
 from gqa_flax.runtime.owner import Owner
 from gqa_flax.training import checks, progress
 
@@ -124,8 +125,9 @@ def _evaluate(
   shardings = partitioning.param_shardings(
     abstract_params(config), config, partitioning.current_mesh()
   )
-  params = native.restore(found, shardings).params
-  params = _prepare(params, config, param_dtype)
+  with status.phase(f'restoring {found}'):
+    params = native.restore(found, shardings).params
+    params = _prepare(params, config, param_dtype)
   partials: dict[TaskScore, Partial] = {}
   if jax.process_count() == 1:
     about['params'] = decoding.fingerprint(params)
@@ -243,8 +245,9 @@ def infer(
   precision.check_param_dtype(param_dtype)
   check_ids(vocabulary, 'infer')
   checks.check_vocabularies([vocabulary], native.read_config(checkpoint))
-  restored = native.restore(checkpoint)
-  params = precision.prepare(restored.params, param_dtype)
+  with status.phase(f'restoring {checkpoint}'):
+    restored = native.restore(checkpoint)
+    params = precision.prepare(restored.params, param_dtype)
   model = Transformer(
     dataclasses.replace(restored.config, cache_dtype=cache_dtype)
   )
@@ -262,6 +265,7 @@ def infer(
       sequence_length,
       batch_size,
       decode,
+      name='decoding',
     )
     return [decoding.to_text(row, vocabulary) for row in tokens]
 

@@ -130,6 +130,8 @@ class TaskScore:
       self._batch_size,
       self._decode,
       partial,
+      # In a training, whose own bar is shown, there is none to write to.
+      name=f'decoding {self.split}' if partial else '',
     )
     texts = [decoding.to_text(row, self._vocabulary) for row in tokens]
     self.predictions = [

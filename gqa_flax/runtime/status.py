@@ -10,45 +10,59 @@ import contextlib
 import io
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import tqdm
 
 _PHASE_SECONDS = 1.0
+# Between two lines of a bar that is shown in a file and hurries.
+_BAR_SECONDS = 30.0
 
 
 class _Status:
   """The state of this process; the module's functions are its methods."""
 
   def __init__(self):
-    self._name: str | None = None
+    self._speaks = False
+    self._name = ''
 
-  def begin(self, name: str):
-    """Lets this process say what it does.
-
-    Args:
-      name: what every line begins with, such as 'gqa-flax train'.
-    """
-    self._name = name
+  def begin(self):
+    """Lets this process say what it does."""
+    self._speaks = True
 
   def end(self):
     """Says nothing more, as all processes of a job but one do."""
-    self._name = None
+    self._speaks = False
+
+  def name(self, name: str):
+    """Sets what every line begins with, such as 'gqa-flax train'."""
+    self._name = name
 
   def tell(self, text: str):
-    """Says what is done, if this process is one that says it."""
-    if self._name is not None:
+    """Says what is done, if this process says it."""
+    if self._speaks:
       say(f'{self._name}: {text}')
 
   @contextlib.contextmanager
-  def phase(self, text: str) -> Iterator[None]:
-    """Says what is done, once it has taken more than a second.
+  def phase(
+    self, text: str | Callable[[], str], seconds: float = _PHASE_SECONDS
+  ) -> Iterator[None]:
+    """Says what is done, once it has taken so long.
 
     Args:
-      text: such as 'compiling the training step'.
+      text: such as 'compiling the training step', or what gives it.
+      seconds: in which what is soon over says nothing.
     """
-    # The timer's thread waits where C code holds the interpreter's lock.
-    timer = threading.Timer(_PHASE_SECONDS, self.tell, [text])
+    if not self._speaks:
+      yield
+      return
+
+    def tell():
+      self.tell(text if isinstance(text, str) else text())
+
+    # Its thread waits where C code holds the interpreter's lock.
+    timer = threading.Timer(seconds, tell)
     timer.daemon = True
     timer.start()
     try:
@@ -76,6 +90,7 @@ class Bar:
     initial: how many are done already.
     unit: what is counted.
     shows: False on all processes of a job but one.
+    hurries: whether it is shown more often than a file should hold.
   """
 
   def __init__(
@@ -86,7 +101,9 @@ class Bar:
     initial: int = 0,
     unit: str = 'it',
     shows: bool = True,
+    hurries: bool = False,
   ):
+    self._next_line = time.monotonic() + _BAR_SECONDS if hurries else 0.0
     self._rewrites = sys.stderr is not None and sys.stderr.isatty()
     self._bar = tqdm.tqdm(
       desc=name,
@@ -108,8 +125,13 @@ class Bar:
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.n = done
     self._bar.refresh()
-    if not (self._bar.disable or self._rewrites):
-      print(self._bar, file=sys.stderr, flush=True)
+    if self._bar.disable or self._rewrites:
+      return
+    if self._next_line:
+      if time.monotonic() < self._next_line:
+        return
+      self._next_line = time.monotonic() + _BAR_SECONDS
+    say(str(self._bar))
 
   def close(self):
     """Leaves the line as it stands."""
@@ -127,5 +149,6 @@ def close_bars():
 _status = _Status()
 begin = _status.begin
 end = _status.end
+name = _status.name
 tell = _status.tell
 phase = _status.phase

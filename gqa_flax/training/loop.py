@@ -261,7 +261,13 @@ def train(
         placed = partitioning.shard_batch(
           batch, device_mesh, train_data.batch_size
         )
-      with run.clock('compilation' if step == first_step + 1 else 'step'):
+      is_first = step == first_step + 1
+      with (
+        run.clock('compilation' if is_first else 'step'),
+        status.phase('compiling the training step')
+        if is_first
+        else contextlib.nullcontext(),
+      ):
         state, metrics = compiled(state, placed, rng)
         window.add(metrics, _count_examples(batch, train_data.batch_size))
       interrupts.check()
@@ -313,7 +319,10 @@ class _Run:
   def evaluate(self, state, keep_best, scores):
     """Logs what the evaluators say, and keeps the score of the step."""
     found, step = {}, int(state.step)
-    with self.clock('evaluation'):
+    with (
+      self.clock('evaluation'),
+      status.phase(f'evaluating at step {step:,}'),
+    ):
       for evaluator in self._evaluators:
         found.update(evaluator(self.model, state.params))
         watchdog.beat()

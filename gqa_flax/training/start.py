@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gqa_flax.checkpoints import native
 from gqa_flax.config import T5Config
+from gqa_flax.runtime import status
 from gqa_flax.training.state import (
   abstract_state,
   new_optimizer_state,
@@ -59,16 +60,19 @@ def initial_state(
     )
     return _state(checkpoint, opt_state, wanted)
 
-  state = native.restore_latest_whole(manager, read)
+  with status.phase(f'looking for a checkpoint in {manager.directory}'):
+    state = native.restore_latest_whole(manager, read)
   if state is not None:
     return state, True
   _check_none_was_damaged(manager.directory)
   if initial_checkpoint is None:
-    return new_state(config, optimizer, seed, mesh), False
+    with status.phase('initializing the parameters'):
+      return new_state(config, optimizer, seed, mesh), False
   carrying = initial_optimizer == 'carry'
   # Once: parameters and optimizer state are to be of one checkpoint.
   path = native.locate(initial_checkpoint, optimizer=carrying)
-  checkpoint = _restore(path, config, wanted)
+  with status.phase(f'restoring {path}'):
+    checkpoint = _restore(path, config, wanted)
   if carrying:
     opt_state = native.restore_optimizer(path, wanted.opt_state)
   else:
