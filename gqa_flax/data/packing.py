@@ -46,13 +46,11 @@ def pack(
     return tf.where(fits, row, row + 1), tf.where(fits, end, 0), sizes
 
   def pack_batch(batch):
-    sizes_BF = tf.stack(
-      [
-        tf.math.count_nonzero(batch[name], 1, dtype=tf.int32)
-        for name in lengths
-      ],
-      1,
-    )
+    sizes = [
+      tf.math.count_nonzero(batch[name], axis=1, dtype=tf.int32)
+      for name in lengths
+    ]
+    sizes_BF = tf.stack(sizes, axis=1)
     zeros = tf.zeros_like(limits)
     rows_B, starts_BF, _ = tf.scan(place, sizes_BF, (0, zeros, zeros))
     packed = {}

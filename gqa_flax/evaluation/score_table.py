@@ -5,6 +5,8 @@ from typing import Any
 
 from gqa_flax.evaluation import predictions, table
 
+_NOUNS = {'inputs': 'inputs', 'target': 'targets', 'prediction': 'predictions'}
+
 
 def score_table(record: Mapping[str, Any]) -> str:
   """Returns scores with their intervals, and what was cut, as lines.
@@ -37,14 +39,9 @@ def _examples(record: Mapping[str, Any]) -> str:
     f'({record["split"]})'
   )
   lengths = record.get('lengths') or {}
-  plural = {
-    'inputs': 'inputs',
-    'target': 'targets',
-    'prediction': 'predictions',
-  }
   counts = [
     f'{lengths[name]["num_cut"]:,} {noun} ({lengths[name]["share_cut"]:.1%})'
-    for name, noun in plural.items()
+    for name, noun in _NOUNS.items()
     if name in lengths
   ]
   if counts:

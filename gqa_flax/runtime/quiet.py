@@ -22,6 +22,7 @@ from gqa_flax.runtime import status
 
 _LOG_LEVEL = 'TF_CPP_MIN_LOG_LEVEL'
 _PLATFORMS = 'JAX_PLATFORMS'
+_chosen_level = os.environ.get(_LOG_LEVEL)
 # All but fatal errors, and what absl says of all that come so early.
 _NOISE = re.compile(
   rb'[IWE]\d{4} \d\d:\d\d:\d\d|'
@@ -32,7 +33,7 @@ _NOISE = re.compile(
 
 def prepare():
   """Does all of it for a program, before it loads JAX and TensorFlow."""
-  if _LOG_LEVEL not in os.environ and 'tensorflow' not in sys.modules:
+  if _chosen_level is None and 'tensorflow' not in sys.modules:
     sys.meta_path.insert(0, _Finder())
   lower_log_level()
   if _PLATFORMS not in os.environ and (platforms := _platforms()):
@@ -80,7 +81,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         with status.phase('loading TensorFlow'), _without_noise():
           load(module)
 
-      spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+      spec.loader.exec_module = exec_module
     return spec
 
 

@@ -325,9 +325,8 @@ class _Telling:
 
   def __call__(self, decoding, where, mesh, program) -> Mapping[str, Cost]:
     name = {'decode': 'decoder', 'encode': 'encoder'}[program]
-    status.tell(
-      f'compiling {self.what}, batch {decoding.batch_size:,}, {name}{self._last}'
-    )
+    size = decoding.batch_size
+    status.tell(f'compiling {self.what}, batch {size:,}, {name}{self._last}')
     begin = time.monotonic()
     costs = self._compile(decoding, where, mesh, program)
     self._last = f' (the last took {time.monotonic() - begin:.0f} s)'
