@@ -9,6 +9,7 @@ from experiments.decode_times import cells as estimated
 from experiments.decode_times import programs
 from experiments.study import budget, grid
 from experiments.study.cells import ALPHA, Cell, step
+from experiments.study.claims import Claim
 from experiments.study.grid import Grid
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, PAPER, SCALES, Scale
@@ -25,13 +26,13 @@ class Estimates:
   Attributes:
     cells: returns what is compiled.
     report: writes into a folder what the records of `decode_times` say.
-    claims: returns what these say of the paper's claims, a line each.
+    claims: returns what these say of the paper's claims.
     plot: the file that the report draws, if it draws one.
   """
 
   cells: Callable[[], Sequence[estimated.Cell]]
   report: Callable[[pathlib.Path, pathlib.Path], None]
-  claims: Callable[[pathlib.Path], Sequence[str]]
+  claims: Callable[[pathlib.Path], Sequence[Claim]]
   plot: str | None = None
 
 
@@ -44,8 +45,7 @@ class Script:
     results_dir: where its reports go.
     cells: returns the cells of a scale.
     report: writes into a folder what the laptop's records say.
-    claims: returns what becomes of the paper's claims at the laptop's scale, a
-      line each.
+    claims: returns what becomes of the paper's claims at the laptop's scale.
     estimates: at the paper's scale; None if there are none.
   """
 
@@ -53,7 +53,7 @@ class Script:
   results_dir: pathlib.Path
   cells: Callable[[Scale], Sequence[Cell]]
   report: Callable[[Found, pathlib.Path], None]
-  claims: Callable[[Found], Sequence[str]]
+  claims: Callable[[Found], Sequence[Claim]]
   estimates: Estimates | None = None
 
 
