@@ -109,7 +109,7 @@ def claims(found: Found) -> list[Claim]:
           f'{sum(runs)} of {len(runs)} runs',
           verdict(not any(runs)),
           paper=NO_NUMBER if model == 'GQA-2' else '',
-          joint='; one is in ',
+          joint='; spikes are in ',
         )
       )
   return made

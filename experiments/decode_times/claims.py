@@ -67,8 +67,9 @@ def _targets(found: Mapping[Cell, Found]) -> list[Claim]:
   """Returns which targets of decode steps are reached."""
   return [
     Claim(
-      f'a decode step of {name}, without exchanges, takes at most {target}',
-      f'{step} ms, {ratio} x its bound',
+      f'a decode step of {name}, without exchanges, takes at most '
+      f'{target.replace(" x", " times its bound")}',
+      f'{step} ms, {ratio} times its bound',
       verdict(reached == 'yes'),
       joint='; it takes ',
     )

@@ -15,14 +15,14 @@ from gqa_flax.reporting import claims_table, records
 _TITLE = 'gqa_flax: results'
 _STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 64em;
-  padding: 0 1em; color: #222; }
+  padding: 0 1em; color: #222; overflow-wrap: break-word; }
 a { color: #2f5d9b; }
 h1 { line-height: 1.2; }
 section > h1 { font-size: 1.6em; }
 section { border-top: 3px solid #2f5d9b; margin-top: 3em; }
 img { max-width: 100%; }
 pre { overflow-x: auto; }
-code { background: #f4f4f4; overflow-wrap: anywhere; }
+code { background: #f4f4f4; }
 .wide { display: block; overflow-x: auto; margin: 1em 0; }
 table { border-collapse: collapse; font-size: 14px; }
 th, td { border-bottom: 1px solid #ddd; padding: 3px 8px; text-align: left;
