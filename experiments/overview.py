@@ -3,18 +3,17 @@
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.study.claims import Claim
 from experiments.study.command import Script
 from experiments.study.results import Found
-from experiments.study.scales import LAPTOP
 
 
 def write(
   results: pathlib.Path,
   scripts: Sequence[Script],
-  found: Found,
+  found: Mapping[str, Found],
   times: pathlib.Path,
 ):
   """Writes README.md and claims.jsonl into the folder of results.
@@ -24,11 +23,13 @@ def write(
 
   Args:
     results: the folder, in which all reports are.
-    scripts: of the paper's tables and figures.
-    found: the laptop's records.
+    scripts: of the paper's tables and figures; one without any record is left
+      out.
+    found: the records, by the names of their scales.
     times: records of `decode_times`.
   """
   own = {script.results_dir.name for script in scripts}
+  scripts = [script for script in scripts if any(_done(script, found))]
   others = [
     f'- [{_title(path)}]({path.parent.name}/{path.name})'
     for path in sorted(results.glob('*/report.md'))
@@ -44,7 +45,7 @@ def write(
     ]
   )
   (results / 'README.md').write_text(text, encoding='utf-8')
-  rows = [row for s in scripts for row in _rows(results, s, found, times)]
+  rows = [row for s in scripts for row in _rows(s, found, times)]
   (results / 'claims.jsonl').write_text(
     ''.join(f'{json.dumps(row)}\n' for row in rows), encoding='utf-8'
   )
@@ -73,20 +74,29 @@ spike a training loss 10% above the lowest before.
 """
 
 
+def _done(script: Script, found: Mapping[str, Found]) -> list[bool]:
+  """Returns which of a script's cells are recorded."""
+  scale = script.scales[0]
+  return [cell.name in found[scale.name] for cell in script.cells(scale)]
+
+
 def _section(
-  results: pathlib.Path, script: Script, found: Found, times: pathlib.Path
+  results: pathlib.Path,
+  script: Script,
+  found: Mapping[str, Found],
+  times: pathlib.Path,
 ) -> Iterator[str]:
   folder = results / script.results_dir.name
   yield f'## {_first_line(script)}\n'
   yield f'{_claim(script)}\n'
-  claims = script.claims(found)
-  done = [cell.name in found for cell in script.cells(LAPTOP)]
+  scale, done = script.scales[0], _done(script, found)
+  claims = script.claims(found[scale.name])
   if claims:
-    yield "At the laptop's scale:\n"
+    yield f'{scale.where[0].upper()}{scale.where[1:]}:\n'
     yield _sentences(claims)
   if not all(done):
     yield (
-      f"Of the laptop's {len(done)} cells {sum(done)} are recorded: what is "
+      f'Of {len(done)} cells {scale.where} {sum(done)} are recorded: what is '
       'not said here is not known yet.\n'
     )
   estimates = script.estimates
@@ -112,17 +122,18 @@ def _sentences(claims: Sequence[Claim]) -> str:
 
 
 def _rows(
-  results: pathlib.Path, script: Script, found: Found, times: pathlib.Path
+  script: Script, found: Mapping[str, Found], times: pathlib.Path
 ) -> Iterator[dict[str, str]]:
   """Yields a script's claims, each with its group and the report it is from."""
   folder = script.results_dir.name
-  laptop = 'laptop.md' if script.estimates else 'report.md'
-  groups = [("at the laptop's scale", laptop, script.claims(found))]
+  scale = script.scales[0]
+  report = 'laptop.md' if script.estimates else 'report.md'
+  groups = [(scale.where, report, script.claims(found[scale.name]))]
   if script.estimates and times.exists():
     estimated = script.estimates.claims(times)
     groups.append(('estimated for eight TPU v4', 'report.md', estimated))
-  for scale, report, claims in groups:
-    group = f'{_first_line(script)} ({scale})'
+  for where, report, claims in groups:
+    group = f'{_first_line(script)} ({where})'
     for claim in claims:
       yield {'group': group, 'report': f'{folder}/{report}', **claim.row()}
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import overview
+from experiments import overview, public_checkpoint
 from experiments.study.claims import Claim, verdict
 from experiments.study.command import Estimates, Script
 from experiments.study.spread import Seeds
@@ -42,6 +42,12 @@ def test_a_sentence_has_the_papers_number_and_a_note():
   assert claim.sentence() == '- **Does not hold**: a is b: 3 (paper: 2).'
 
 
+class Recorded:
+  """A cell that has a record."""
+
+  name = 'recorded/0'
+
+
 def test_rows_and_sentences_are_of_the_same_claims(tmp_path):
   claims = [Claim('a is b', '1 s', 'holds'), Claim('c is d', '2', 'undecided')]
   times = tmp_path / 'times.jsonl'
@@ -49,14 +55,14 @@ def test_rows_and_sentences_are_of_the_same_claims(tmp_path):
   script = Script(
     'Table 9: a thing.\n\nThe paper: it is.',
     tmp_path / 'table9',
-    cells=lambda scale: [],
+    cells=lambda scale: [Recorded],
     report=lambda found, folder: None,
     claims=lambda found: claims[:1],
     estimates=Estimates(
       lambda: [], lambda records, folder: None, lambda records: claims[1:]
     ),
   )
-  overview.write(tmp_path, [script], {}, times)
+  overview.write(tmp_path, [script], {'laptop': {Recorded.name: {}}}, times)
   lines = (tmp_path / 'claims.jsonl').read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   assert [row['claim'] for row in rows] == ['A is b', 'C is d']
@@ -67,3 +73,11 @@ def test_rows_and_sentences_are_of_the_same_claims(tmp_path):
   text = (tmp_path / 'README.md').read_text()
   for claim in claims:
     assert f'\n{claim.sentence()}\n' in text
+
+
+def test_a_script_without_records_is_left_out(tmp_path):
+  script = public_checkpoint.SCRIPT
+  overview.write(tmp_path, [script], {'public': {}}, tmp_path / 'none')
+  text = (tmp_path / 'README.md').read_text()
+  assert 'A public checkpoint' not in text
+  assert (tmp_path / 'claims.jsonl').read_text() == ''

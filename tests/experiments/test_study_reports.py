@@ -243,7 +243,7 @@ def test_the_overview_says_what_holds_and_what_is_missing(found, tmp_path):
     (tmp_path / script.results_dir.name).mkdir()
     script.report(found, tmp_path / script.results_dir.name)
   times = tmp_path / 'none.jsonl'
-  overview.write(tmp_path, scripts, found, times)
+  overview.write(tmp_path, scripts, {'laptop': found}, times)
   text = (tmp_path / 'README.md').read_text()
   assert 'are recorded' not in text
   for script in scripts:
@@ -252,6 +252,6 @@ def test_the_overview_says_what_holds_and_what_is_missing(found, tmp_path):
   plot = 'figure4_checkpoint_conversion/conversion.png'
   assert f']({plot})' in text and (tmp_path / plot).exists()
   some = {k: x for k, x in found.items() if '/random/' not in k}
-  overview.write(tmp_path, scripts, some, times)
+  overview.write(tmp_path, scripts, {'laptop': some}, times)
   text = (tmp_path / 'README.md').read_text()
-  assert text.count("Of the laptop's 33 cells 27 are recorded") == 1
+  assert text.count("Of 33 cells at the laptop's scale 27 are recorded") == 1
