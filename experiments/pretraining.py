@@ -3,8 +3,8 @@
 The paper begins with public T5.1.1 checkpoints. Those are too large for a
 laptop, so a small T5.1.1 with 8 heads is pre-trained here by the same recipe,
 on all embedded prose, and kept in results/pretraining with its vocabulary: the
-quickstart and every experiment at `--scale laptop` convert that one. Beside it
-a smaller model, as T5-Large is beside T5-XXL, is pre-trained in the same way.
+toy and every experiment at `--scale laptop` convert that one. Beside it a
+smaller model, as T5-Large is beside T5-XXL, is pre-trained in the same way.
 
   pip install -e '.[study]'
   python -m experiments.pretraining

@@ -24,9 +24,9 @@ from experiments import (
   overview,
   pretraining,
   public_checkpoint,
-  quickstart_report,
   roofline_check,
   table1_main_results,
+  toy_report,
 )
 from experiments.fault_injection import report as fault_injection
 from experiments.input_pipeline import report as input_pipeline
@@ -47,10 +47,10 @@ REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
   'kv_cache': kv_cache.report,
   'low_precision': low_precision.write,
   'peers': peers.write,
-  'quickstart': quickstart_report.redraw,
   'real_checkpoint': real_checkpoint.write,
   'roofline_check': roofline_check.report,
   'scale': scale.write,
+  'toy': toy_report.redraw,
   'training_knobs': training_knobs.write,
 }
 # These have their records in results/study and, for times that are estimated,

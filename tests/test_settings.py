@@ -17,8 +17,8 @@ PRETRAIN = [
   'gin_configs/tasks/wikipedia_span_corruption.gin',
   'gin_configs/runs/pretrain.gin',
 ]
-# Of a script, which is no command.
-OTHERS = {'quickstart'}
+# Of scripts, which are no commands.
+OTHERS = {'quickstart', 'toy'}
 
 
 def read(*bindings, files=PRETRAIN):

@@ -6,17 +6,24 @@ vocabulary; 76,961,152 parameters once dequantized.
 """
 
 import importlib.resources
+import pathlib
 
 import numpy as np
 import onnx
 from flax import traverse_util
 from onnx import numpy_helper
 
+from experiments.real_checkpoint import sentencepiece_file
+from gqa_flax.checkpoints import formats
 from gqa_flax.checkpoints.architecture import parameter_shapes
 from gqa_flax.config import T5Config
+from gqa_flax.conversion.steps import PUBLISHED
 
 PACKAGE = 'traceforge_title_model'
 CONFIG = T5Config.t5_1_1('small', dropout_rate=0.0)
+# Of flan-t5-small; how long its last owners trained is not known.
+STEP = PUBLISHED['flan-t5-small']
+VOCABULARY_FILE = 'sentencepiece.model'
 _ATTENTION = ('query', 'key', 'value', 'out')
 _MLP = ('wi_0', 'wi_1', 'wo')
 
@@ -55,6 +62,28 @@ def load():
   return traverse_util.unflatten_dict(flat, sep='/'), CONFIG
 
 
+def write(folder):
+  """Writes the checkpoint in the native format, its vocabulary beside it.
+
+  Args:
+    folder: gets checkpoint_<STEP>/ and `VOCABULARY_FILE`, each of them whole
+      or not at all; what is there is kept.
+  """
+  folder = pathlib.Path(folder)
+  if not (folder / VOCABULARY_FILE).exists():
+    sentencepiece_file.write(
+      source() / 'tokenizer.json', folder / VOCABULARY_FILE
+    )
+  if not any(folder.glob('checkpoint_*')):
+    params, config = load()
+    formats.save_params(folder, params, config, step=STEP)
+
+
+def source():
+  """Returns the folder of the package that holds its files."""
+  return importlib.resources.files(PACKAGE) / 'data' / 'span'
+
+
 def _stack(stack, arrays, prefix, parts):
   """Names the arrays of one stack as T5X does."""
   matrices = iter(
@@ -90,7 +119,7 @@ def _stack(stack, arrays, prefix, parts):
 
 def _arrays(name) -> dict[str, np.ndarray]:
   """Reads one ONNX file; (q - zero_point) * scale where it is quantized."""
-  path = importlib.resources.files(PACKAGE) / 'data' / 'span' / f'{name}.onnx'
+  path = source() / f'{name}.onnx'
   stored = {
     t.name: numpy_helper.to_array(t)
     for t in onnx.load_from_string(path.read_bytes()).graph.initializer

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -71,6 +71,7 @@ def train(
   hang_seconds: float | None = 1800,
   compilation_cache: str | None = None,
   on_start: Callable[[], None] | None = None,
+  on_log: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> TrainState:
   """Trains up to a step, from wherever model_dir or a checkpoint stands.
 
@@ -117,6 +118,8 @@ def train(
       restoring and saving count.
     compilation_cache: a folder for what was compiled, local or in a bucket.
     on_start: called once the run is sure to train, before its first step.
+    on_log: called with a step and its numbers every log_every steps, in place
+      of the progress line and of the table of where the time went.
 
   Returns:
     The state at train_steps.
@@ -243,7 +246,10 @@ def train(
     )
     rng = jax.random.key(seed) if config.dropout_rate > 0 else None
     line = ProgressLine(
-      epath.Path(model_dir).name, first_step, train_steps, hosts.is_primary()
+      epath.Path(model_dir).name,
+      first_step,
+      train_steps,
+      hosts.is_primary() and on_log is None,
     )
     # Before whatever is said of a run that ends early.
     at_end.callback(line.close)
@@ -271,6 +277,8 @@ def train(
           rate = float(learning_rate(jnp.int32(step - 1)))
           run.log.write(step, {**numbers, 'learning_rate': rate})
           line.show(step, numbers['loss'], numbers['examples_per_second'])
+          if on_log is not None:
+            on_log(step, numbers)
         native.check(manager)
       if saving:
         owner.check()
@@ -284,7 +292,7 @@ def train(
         run.clock.record(step)
         window.restart_clock()
     line.close()
-    run.end(train_steps, finished=True)
+    run.end(train_steps, finished=True, tells=on_log is None)
   return state
 
 
@@ -329,12 +337,12 @@ class _Run:
         data=train_data,
       )
 
-  def end(self, step, finished=False):
+  def end(self, step, finished=False, tells=True):
     """Waits for the last checkpoint, and tells where the time went."""
     with self.clock('checkpoint'):
       native.wait(self._manager)
     self.clock.record(step, finished)
-    if hosts.is_primary():
+    if tells and hosts.is_primary():
       print(goodput.table(goodput.summary(self._model_dir)))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import baselines, quickstart_report
+from experiments import baselines, toy_report
 
 
 def batch(targets):
@@ -51,8 +51,8 @@ def variant_record(stage, name, heads, method, loss, **more):
     'step': 105,
     'parameters': 4_700_000,
     'seconds': 1.0,
-    quickstart_report.LOSS: loss,
-    quickstart_report.TEXT_LOSS: loss + 1,
+    toy_report.LOSS: loss,
+    toy_report.TEXT_LOSS: loss + 1,
     'provenance': {'cpus': 2},
     **more,
   }
@@ -98,7 +98,7 @@ def test_report_says_what_held_and_what_did_not(tmp_path):
   # A line of the file does not end at a line separator.
   prediction = {'inputs': 'i\u2028i', 'target': 't', 'prediction': 'p'}
   predictions = {'MHA': [prediction], 'MQA, mean': [prediction]}
-  quickstart_report.write(tmp_path, records, predictions)
+  toy_report.write(tmp_path, records, predictions)
   report = (tmp_path / 'report.md').read_text()
   assert 'On text alone the model is 2.00 nats below unigrams.' in report
   assert (
@@ -113,5 +113,5 @@ def test_report_says_what_held_and_what_did_not(tmp_path):
   assert (tmp_path / 'ablation.png').stat().st_size > 10_000
   # Derived files come from records alone: the same bytes again.
   files = {p: p.read_bytes() for p in tmp_path.iterdir()}
-  quickstart_report.write(tmp_path, records, predictions)
+  toy_report.write(tmp_path, records, predictions)
   assert {p: p.read_bytes() for p in tmp_path.iterdir()} == files

@@ -134,6 +134,19 @@ def test_a_finished_run_is_left_alone(run, tmp_path, capsys):
   assert sorted((tmp_path / 'done').rglob('*')) == before
 
 
+def test_a_caller_who_reports_progress_is_the_only_one_to(
+  run, tmp_path, capsys
+):
+  seen = {}
+  run('quiet', 4, log_every=2, on_log=seen.__setitem__)
+  assert capsys.readouterr() == ('', '')
+  logged = {r['step']: r for r in progress.records(tmp_path / 'quiet')}
+  assert list(seen) == [2, 4] == list(logged)
+  assert {step: x['loss'] for step, x in seen.items()} == {
+    step: record['loss'] for step, record in logged.items()
+  }
+
+
 def test_the_best_and_the_latest_are_kept(run, tmp_path):
   scores = iter([1.0, 9.0, 3.0, 2.0])
   run(

@@ -6,28 +6,31 @@ on introduction -> description, decoded greedily and scored: what Figure 4 and
 Table 1 of the paper do, in miniature. The report says what comes of their
 claims.
 
-  make quickstart                       # or, in an installed environment:
-  python -m experiments.quickstart --gin.UPTRAIN_STEPS=600 \\
-    --gin.WORK_DIR=runs/longer
+  python -m experiments.toy
+  python -m experiments.toy --gin.UPTRAIN_STEPS=600 --gin.WORK_DIR=runs/longer
 
-All settings stand in gin_configs/quickstart.gin. Stages that are done are not
-done again: what was interrupted goes on, and `make quickstart` after that only
-rebuilds the report. Hardware: two CPU cores, six minutes.
+All settings stand in gin_configs/toy.gin. Stages that are done are not done
+again: an interrupted run continues, and another one after that only rebuilds
+the report. Hardware: two CPU cores, six minutes.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import seqio
 
-from experiments import baselines, quickstart_report
+from experiments import baselines, toy_report
+from experiments.stages import (
+  SMALL_OPERATIONS,
+  Stages,
+  check_settings,
+  share_compiled,
+)
 from gqa_flax import cli
 from gqa_flax.checkpoints import native
 from gqa_flax.checkpoints.formats import open_checkpoint
@@ -73,7 +76,7 @@ class TaskSettings:
     return TaskScore(self.task, split, self.sequence_length, self.batch_size)
 
 
-def quickstart(
+def toy(
   *,
   checkpoint: str,
   uptrain: Callable,
@@ -106,9 +109,7 @@ def quickstart(
     seed: of data order and random heads.
   """
   work = pathlib.Path(work_dir)
-  # Models of one shape share what was compiled for the first of them.
-  jax.config.update('jax_compilation_cache_dir', str(work / 'compiled'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  share_compiled(work)
   check_settings(
     work,
     {
@@ -122,7 +123,7 @@ def quickstart(
       'FINETUNE_LENGTHS': dict(finetune_task.sequence_length),
     },
   )
-  stages = Stages(work, seed)
+  stages = Stages(work, seed, lambda name: print(f'== {name}', file=sys.stderr))
   stored = open_checkpoint(checkpoint)
   # What trains for a moment learns more without.
   config = dataclasses.replace(stored.config, dropout_rate=0.0)
@@ -173,7 +174,7 @@ def quickstart(
         )
       return score(folder, [loss, text_loss] if variant == mha else [loss])
 
-    stages.run(f'convert/{slug(variant)}', conversion, variant=variant)
+    stages.run(f'convert/{slug(variant)}', conversion, about(variant))
 
   # As in the paper's Table 1, the multi-head model is fine-tuned as it is.
   for variant in (gqa, mqa):
@@ -189,7 +190,7 @@ def quickstart(
       )
       return score(folder, [loss])
 
-    stages.run(f'uptrain/{slug(variant)}', uptraining, variant=variant)
+    stages.run(f'uptrain/{slug(variant)}', uptraining, about(variant))
 
   for variant in (mha, gqa, mqa):
 
@@ -211,7 +212,7 @@ def quickstart(
       )
       return {'step': first_step + finetune_steps, **scores}
 
-    stages.run(f'finetune/{slug(variant)}', finetuning, variant=variant)
+    stages.run(f'finetune/{slug(variant)}', finetuning, about(variant))
 
   predictions = {
     variant.name: records.read(
@@ -219,71 +220,13 @@ def quickstart(
     )
     for variant in (mha, gqa, mqa)
   }
-  quickstart_report.write(results_dir, stages.records, predictions)
+  toy_report.write(results_dir, stages.records, predictions)
   print(f'The report is {results_dir}/report.md')
 
 
-def check_settings(work: pathlib.Path, settings: Mapping[str, Any]):
-  """Keeps the settings of a work_dir, whose stages are run once.
-
-  Raises:
-    ValueError: if stages in it were run with other settings.
-  """
-  path = work / 'settings.json'
-  if path.exists():
-    found = json.loads(path.read_text())
-    differing = [
-      f'{name} is {found.get(name)!r} there and {value!r} here'
-      for name, value in settings.items()
-      if found.get(name) != value
-    ]
-    if differing:
-      raise ValueError(
-        f'{work} holds a quickstart with other settings '
-        f'({"; ".join(differing)}), whose stages would be taken for done; give '
-        'another WORK_DIR.'
-      )
-  work.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(json.dumps(settings, indent=2) + '\n')
-  temporary.replace(path)
-
-
-class Stages:
-  """Runs each stage once, and keeps its record beside its checkpoints."""
-
-  def __init__(self, work_dir: pathlib.Path, seed: int):
-    self._work_dir = work_dir
-    device = jax.devices()[0]
-    self._provenance = {
-      'seed': seed,
-      **records.provenance(device.device_kind, jax.device_count()),
-    }
-    self.records: list[dict[str, Any]] = []
-
-  def folder(self, name: str) -> str:
-    """Returns where a stage keeps its checkpoints."""
-    return str(self._work_dir / name)
-
-  def run(self, name: str, stage: Callable, variant: Variant | None = None):
-    """Runs a stage unless its record exists; keeps its numbers and time."""
-    path = self._work_dir / name / 'record.json'
-    if not path.exists():
-      print(f'== {name}', file=sys.stderr, flush=True)
-      start = time.monotonic()
-      numbers = stage()
-      record = {
-        'stage': name,
-        **(dataclasses.asdict(variant) if variant else {}),
-        **numbers,
-        'seconds': round(time.monotonic() - start, 1),
-        'provenance': self._provenance,
-      }
-      path.parent.mkdir(parents=True, exist_ok=True)
-      temporary = path.with_suffix('.tmp')
-      temporary.write_text(json.dumps(record))
-      temporary.replace(path)
-    self.records.append(json.loads(path.read_text()))
+def about(variant: Variant) -> dict[str, Any]:
+  """Returns what a record says of a variant."""
+  return dataclasses.asdict(variant)
 
 
 def slug(variant: Variant) -> str:
@@ -305,19 +248,10 @@ def score(checkpoint: str, evaluators: Iterable[Callable]) -> dict[str, float]:
 
 
 def main() -> int:
-  """Runs the quickstart as gin_configs/quickstart.gin and bindings say."""
-  # Operations this small are not worth sharing between threads: two
-  # data-parallel devices of one thread each take less time a step than one
-  # device of two threads. What takes seconds to run is not worth compiling
-  # thoroughly, either. XLA reads this when the first array is made.
-  os.environ.setdefault(
-    'XLA_FLAGS',
-    '--xla_force_host_platform_device_count=2 '
-    '--xla_cpu_multi_thread_eigen=false '
-    '--xla_llvm_disable_expensive_passes=true',
-  )
-  argv = ['--gin_file=gin_configs/quickstart.gin', *sys.argv[1:]]
-  return cli.run_function('experiments.quickstart', 'quickstart', argv)
+  """Runs the toy as gin_configs/toy.gin and bindings say."""
+  os.environ.setdefault('XLA_FLAGS', SMALL_OPERATIONS)
+  argv = ['--gin_file=gin_configs/toy.gin', *sys.argv[1:]]
+  return cli.run_function('experiments.toy', 'toy', argv)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
-"""The quickstart's report, from its records alone."""
+"""The toy's report, from its records alone."""
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.stages import write_lines, write_whole
 from gqa_flax.reporting import plots
 from gqa_flax.reporting.records import read as read_records
 from gqa_flax.reporting.tables import markdown_table
@@ -30,12 +30,8 @@ def write(
     predictions: variant name to test examples with inputs, target, prediction.
   """
   folder = pathlib.Path(results_dir)
-  folder.mkdir(parents=True, exist_ok=True)
-  lines = [json.dumps(record, ensure_ascii=False) for record in records]
-  _write_whole(folder / 'records.jsonl', '\n'.join(lines) + '\n')
-  samples = _samples(predictions)
-  lines = [json.dumps(sample, ensure_ascii=False) for sample in samples]
-  _write_whole(folder / 'predictions.jsonl', '\n'.join(lines) + '\n')
+  write_lines(folder / 'records.jsonl', records)
+  write_lines(folder / 'predictions.jsonl', _samples(predictions))
   redraw(folder)
 
 
@@ -47,7 +43,7 @@ def redraw(results_dir):
     for name in ('records.jsonl', 'predictions.jsonl')
   )
   _plot(folder / 'ablation.png', records)
-  _write_whole(folder / 'report.md', report(records, samples))
+  write_whole(folder / 'report.md', report(records, samples))
 
 
 def report(records: Sequence[Record], samples: Sequence[Record]) -> str:
@@ -115,7 +111,7 @@ def report(records: Sequence[Record], samples: Sequence[Record]) -> str:
     [[s['target'], *(s[name] for name in models)] for s in samples],
   )
   return f"""\
-# Quickstart: the GQA paper's method on a small scale
+# A toy: the GQA paper's method on a small scale
 
 A small run on {provenance['cpus']} CPU cores ({seconds / 60:.1f} minutes), not
 a reproduction of the paper's numbers: one seed, and a model of
@@ -240,9 +236,3 @@ def _plot(path, records):
     title='Span corruption on held-out text, before and after uptraining',
     xlabel='cross-entropy, nats per target token (lower is better)',
   )
-
-
-def _write_whole(path: pathlib.Path, text: str):
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  temporary.replace(path)

@@ -1,0 +1,88 @@
+"""What the quickstart runs: models, settings, and stages in their order."""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """The checkpoint, or one way to convert it."""
+
+  name: str
+  num_kv_heads: int
+  method: str | None  # None is the checkpoint as it is
+
+  @property
+  def slug(self) -> str:
+    """The name as a folder's."""
+    return self.name.lower().replace(' ', '_').replace('-', '_')
+
+
+MHA = Model('MHA', 6, None)
+CONVERTED = (
+  Model('GQA-2 subspace', 2, 'subspace'),
+  Model('GQA-2 mean', 2, 'mean'),
+  Model('MQA subspace', 1, 'subspace'),
+  Model('MQA mean', 1, 'mean'),
+)
+MODELS = (MHA, *CONVERTED)
+FINETUNED = MODELS
+
+SAID = {'converted': 'before training', 'finetuned': 'fine-tuned'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What decides the numbers; the macros of gin_configs/quickstart.gin.
+
+  Attributes:
+    FINETUNE_STEPS: of each model.
+    BATCH_SIZE: rows a step.
+    LEARNING_RATE: constant, as in the paper.
+    TASK_FEATURE_LENGTHS: tokens of inputs and targets, EOS included.
+    CALIBRATION_TOKENS: target tokens that `subspace` is calibrated on.
+    NUM_EXAMPLES: articles of the test split that are decoded.
+    RANDOM_SEED: of the order of the training data.
+  """
+
+  FINETUNE_STEPS: int
+  BATCH_SIZE: int
+  LEARNING_RATE: float
+  TASK_FEATURE_LENGTHS: Mapping[str, int]
+  CALIBRATION_TOKENS: int
+  NUM_EXAMPLES: int
+  RANDOM_SEED: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage: its name, what the progress bar says, and how long it takes."""
+
+  name: str
+  label: str
+  seconds: float
+
+
+def stages() -> list[Stage]:
+  """Returns all stages, in the order in which they run."""
+  return [
+    Stage('checkpoint', 'dequantizing flan-t5-small', 25),
+    Stage('baselines', 'scoring baselines', 20),
+    *_each('convert', MODELS[1:], 'converting to', 5),
+    *_each('converted', MODELS, 'decoding with', 15),
+    *_each('finetune', FINETUNED, 'fine-tuning', 80),
+    *_each('finetuned', FINETUNED, 'decoding with fine-tuned', 12),
+  ]
+
+
+def scored() -> dict[str, tuple[Model, ...]]:
+  """Returns the models that are scored, by when."""
+  return {'converted': MODELS, 'finetuned': FINETUNED}
+
+
+def _each(kind, models, doing, seconds) -> list[Stage]:
+  """Returns a stage for each model; seconds on two quiet cores."""
+  return [
+    Stage(f'{kind}/{model.slug}', f'{doing} {model.name}', seconds)
+    for model in models
+  ]
