@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from matplotlib.patches import Patch
 
 from experiments import paper_values, table1_main_results
-from experiments.study import command
+from experiments.study import command, table1
 from experiments.study.claims import Claim
 from experiments.study.results import Found
 from experiments.study.spread import Seeds
@@ -38,7 +38,7 @@ def report(found: Found, folder: pathlib.Path):
   """Writes report.md, tradeoff.csv and tradeoff.png and .svg."""
   points = [
     (row.name, row.time.seconds_a_sample, row.average, row.loss)
-    for row in table1_main_results.rows(found)
+    for row in table1.rows(found)
     if row.time and row.average and row.loss
   ]
   csv = csv_table(

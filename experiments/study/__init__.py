@@ -7,6 +7,7 @@ cells     one model, method and seed: its jobs, and its numbers
 grid      runs cells and keeps their records
 spread    means over seeds and their intervals
 claims    claims with verdicts, as sentences and as rows of a table
+table1    its models, and the laptop's numbers of each
 results   the records' numbers, gathered over seeds
 budget    the chip-hours of the paper's jobs
 command   the scripts' command line
