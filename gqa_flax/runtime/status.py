@@ -61,7 +61,8 @@ class _Status:
       return
 
     def tell():
-      self.tell(text if isinstance(text, str) else text())
+      with contextlib.suppress(Exception):  # the command has its own error
+        self.tell(text if isinstance(text, str) else text())
 
     # Its thread waits where C code holds the interpreter's lock.
     timer = threading.Timer(seconds, tell)
