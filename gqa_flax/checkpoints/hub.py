@@ -195,28 +195,29 @@ def _why_not(model: Model, error: Exception) -> str:
   from huggingface_hub import constants, errors
 
   no_folder = '' if model.is_url else f'there is no folder {model.given}, and '
+  name = model.given if model.is_url else model.id
   if isinstance(error, errors.GatedRepoError):
     return (
-      f'the model {model.id} on the Hugging Face Hub is not open to all; ask '
+      f'the model {name} on the Hugging Face Hub is not open to all; ask '
       'for access on its page there, log in (hf auth login), and start again.'
     )
   if isinstance(error, errors.RepositoryNotFoundError):
     return (
-      f'{no_folder}there is no public model {model.id} on the Hugging Face '
+      f'{no_folder}there is no public model {name} on the Hugging Face '
       'Hub; check the name, or log in if it is private (hf auth login).'
     )
   if isinstance(error, errors.RevisionNotFoundError):
     return (
-      f'the model {model.id} on the Hugging Face Hub has no revision '
+      f'the model {name} on the Hugging Face Hub has no revision '
       f'{model.revision!r}; check what follows the @.'
     )
   if isinstance(error, errors.HFValidationError):
     return (
-      f'{no_folder}no model on the Hugging Face Hub can be called {model.id}; '
+      f'{no_folder}no model on the Hugging Face Hub can be called {name}; '
       'check the name.'
     )
   return (
-    f'{no_folder}the model {model.id} could not be downloaded from the Hugging '
+    f'{no_folder}the model {name} could not be downloaded from the Hugging '
     f'Face Hub ({_short(error)}), and the cache {constants.HF_HUB_CACHE} does '
     'not hold all of it; connect to the network and try again, or give DIR '
     f'after `hf download {model.id} --local-dir DIR` on a machine that is '

@@ -20,7 +20,7 @@ import pytest
 
 import gqa_flax
 from gqa_flax import cli
-from gqa_flax.checkpoints import folders, formats, hub
+from gqa_flax.checkpoints import folders, formats, hub, restoring
 
 ID = 'google/t5-v1_1-small'
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
@@ -131,6 +131,19 @@ def test_a_cached_model_is_read_without_a_network(
   # It can be found again, on any machine, and is at the step of its publisher.
   assert stored.path == f'hf://{ID}@{COMMIT}'
   assert stored.step == 1_000_000
+
+
+@pytest.mark.usefixtures('unreachable')
+def test_training_and_decoding_begin_with_a_cached_model(cache, model):
+  snapshot = put(cache, model)
+  found = restoring.find(ID)
+  assert (str(found.folder), found.step) == (str(snapshot), 1_000_000)
+  params, config = gqa_flax.load_params(model)
+  assert found.config == config
+  np.testing.assert_array_equal(
+    restoring.restore(found).params['token_embedder']['embedding'],
+    params['token_embedder']['embedding'],
+  )
 
 
 @pytest.mark.usefixtures('unreachable')
