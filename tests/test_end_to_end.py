@@ -102,7 +102,7 @@ def test_pretrain_convert_uptrain_finetune_evaluate_infer(
     f'--gin.CHECKPOINT={folder["tuned"]}',
     f'--gin.OUTPUT_DIR={folder["scores"]}',
   ]
-  run('evaluate', *evaluation, '--gin.NUM_EXAMPLES=9')
+  run('evaluate', *evaluation, '--gin.NUM_EXAMPLES=9', '--json')
   printed = json.loads(capsys.readouterr().out)
 
   # Another split does not replace it.

@@ -9,6 +9,7 @@ scores      compare, average
 cost        cost: memory, bytes and FLOPs from a config alone
 times       time: decoding, measured here or estimated for TPUs
 report      report: all results as one page
+started     what a command says first
 interrupted what a command says after Ctrl-C
 text_files  lines read and texts written, by infer and report
 """
@@ -17,14 +18,17 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from gqa_flax.cli import flags, gin_config, interrupted
+from gqa_flax.cli import flags, gin_config, interrupted, started
 from gqa_flax.cli.gin_config import UsageError
-from gqa_flax.runtime import interrupts
+from gqa_flax.runtime import interrupts, quiet
+from gqa_flax.runtime import status as progress
 
 __all__ = ['UsageError', 'console', 'main', 'run_function']
 
 # Of sysexits.h: what schedulers may start again.
 _RESTART = 75
+# What has ended by then says nothing but its result.
+_FIRST_LINE_SECONDS = 0.3
 
 _DESCRIPTION = """\
 Grouped-query attention from multi-head T5.1.1 checkpoints (Ainslie et al.
@@ -35,8 +39,13 @@ its type and default.
 
 
 def console() -> int:
-  """Runs one command as a program of its own, which Ctrl-C ends at once."""
+  """Runs one command as a program of its own.
+
+  Ctrl-C ends it at once, and standard error tells what it does.
+  """
   interrupts.install()
+  quiet.prepare()
+  progress.begin()
   status = main()
   if status == interrupts.EXIT_STATUS:
     interrupts.leave()
@@ -54,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(run: Callable, args, name: str) -> int:
   """Runs, and turns an error into one sentence and an exit status."""
+  progress.name(name)
   try:
-    run(args)
+    with progress.phase(lambda: started.sentence(args), _FIRST_LINE_SECONDS):
+      run(args)
     interrupts.check()
   except BrokenPipeError:
     sys.stdout = None  # whoever read us has gone; nothing is left to flush
@@ -63,6 +74,7 @@ def _run(run: Callable, args, name: str) -> int:
   except KeyboardInterrupt:
     return _end_interrupted()
   except Exception as error:
+    progress.close_bars()
     if interrupts.requested():
       # Peers that were interrupted as well, for instance, are lost.
       return _end_interrupted()

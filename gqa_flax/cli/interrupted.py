@@ -9,7 +9,7 @@ folders are listed.
 import pathlib
 from collections.abc import Callable
 
-from gqa_flax.cli import gin_config, gin_text
+from gqa_flax.cli import started
 
 AGAIN = 'Interrupted. Run the same command again to continue.'
 
@@ -20,21 +20,8 @@ def sentence(args) -> str:
   return describe(args) if describe else 'Interrupted.'
 
 
-def _value(args, name: str) -> str | None:
-  """Returns a setting, or None if it has none that can be read."""
-  try:
-    text = gin_text.read(
-      args.gin_file,
-      args.gin_bindings,
-      gin_config.search_paths(args.gin_search_paths),
-    )
-  except gin_text.UsageError:
-    return None
-  return text.value(name)
-
-
 def _train(args) -> str:
-  folder = _value(args, 'MODEL_DIR')
+  folder = started.value(args, 'MODEL_DIR')
   if args.dry_run:
     return 'Interrupted.'
   if folder is None:
@@ -61,7 +48,7 @@ def _train(args) -> str:
 
 
 def _convert(args) -> str:
-  output = _value(args, 'OUTPUT')
+  output = started.value(args, 'OUTPUT')
   if output is None or '://' in str(output):
     return f'Interrupted. {_START_OVER}'
   folder = pathlib.Path(str(output))
@@ -81,7 +68,7 @@ def _convert(args) -> str:
 
 
 def _evaluate(args) -> str:
-  output = _value(args, 'OUTPUT_DIR')
+  output = started.value(args, 'OUTPUT_DIR')
   if output is None or '://' in str(output):
     return AGAIN
   folder = pathlib.Path(str(output))

@@ -10,6 +10,7 @@ from etils import epath
 from gqa_flax.cli import gin_config, setting_types, shorthand, text_files
 from gqa_flax.cli.setting_types import Integer
 from gqa_flax.data import on_disk
+from gqa_flax.runtime import status
 
 _TRAIN_FILES = (
   'gin_configs/runs/pretrain.gin, gin_configs/runs/uptrain.gin or '
@@ -54,6 +55,8 @@ def add_commands(commands):
         type=positive,
         help='with --dry_run: of a machine that is not this one',
       )
+    if run is evaluate:
+      add('--json', action='store_true', help='print JSON instead of a table')
     if run is infer:
       add('--input', help='a UTF-8 file of lines; standard input by default')
       add('--output', help='a file; standard output by default')
@@ -88,6 +91,11 @@ def train(args):
     # What is called late, such as a decoder, is configuration, too.
     if started:
       record()
+  from gqa_flax.partitioning import hosts
+  from gqa_flax.training import progress
+
+  if hosts.is_primary():
+    print(progress.outcome(run_dir))
 
 
 def convert(args):
@@ -127,10 +135,16 @@ def evaluate(args):
   scores = run(settings=gin_config.parsed_without('OUTPUT_DIR'))
   output_dir = gin_config.literal(args, 'OUTPUT_DIR')
   _write_provenance(output_dir, 'evaluate')
+  from gqa_flax.evaluation import predictions, score_table
   from gqa_flax.partitioning import hosts
 
-  if hosts.is_primary():
+  if not hosts.is_primary():
+    return
+  if args.json:
     print(json.dumps(scores, indent=2))
+    return
+  print(score_table.score_table(predictions.read_scores(output_dir)))
+  print(f'\n{output_dir}/{predictions.SCORES}')
 
 
 def infer(args):
@@ -253,6 +267,8 @@ def _join(args):
     )
   except ValueError as error:
     raise gin_config.UsageError(str(error)) from error
+  if not hosts.is_primary():
+    status.end()
 
 
 def _print_plan(args):

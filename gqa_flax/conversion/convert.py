@@ -20,6 +20,7 @@ from gqa_flax.conversion.plan import (
   check_method,
 )
 from gqa_flax.conversion.statistics import Statistics
+from gqa_flax.runtime import status
 from gqa_flax.runtime.owner import Owner
 
 RECORD = 'conversion.json'
@@ -205,21 +206,22 @@ def convert_checkpoint(
 
     shapes = {name: x.shape for name, x in source.params.items()}
     changed = num_kv_heads < source.config.num_kv_heads
-    return formats.write_checkpoint(
-      output,
-      output_format,
-      source.step,
-      conversion.config,
-      {name: conversion.array(name) for name in source.params},
-      slots.carry(conversion, source.slots, shapes) if carrying else None,
-      count=source.count if carrying else None,
-      source=source.path,
-      companions=source.companions,
-      method=method if changed else None,
-      dtype=output_dtype,
-      on_slab=audit,
-      on_written=write_record,
-    )
+    with status.phase(f'writing {output}'):
+      return formats.write_checkpoint(
+        output,
+        output_format,
+        source.step,
+        conversion.config,
+        {name: conversion.array(name) for name in source.params},
+        slots.carry(conversion, source.slots, shapes) if carrying else None,
+        count=source.count if carrying else None,
+        source=source.path,
+        companions=source.companions,
+        method=method if changed else None,
+        dtype=output_dtype,
+        on_slab=audit,
+        on_written=write_record,
+      )
 
 
 def _check_settings(
@@ -304,13 +306,14 @@ def _statistics(source, method, path, task, batches, tokens):
   if path is not None:
     statistics_lib.check_writable(path)
   flat = {name: array.read() for name, array in source.params.items()}
-  collected = statistics_lib.collect(
-    traverse_util.unflatten_dict(flat, sep='/'),
-    source.config,
-    batches(),
-    tokens,
-    task,
-  )
+  with status.phase(f'collecting statistics on {task}'):
+    collected = statistics_lib.collect(
+      traverse_util.unflatten_dict(flat, sep='/'),
+      source.config,
+      batches(),
+      tokens,
+      task,
+    )
   if path is not None:
     statistics_lib.save(path, collected)
   return collected

@@ -27,8 +27,6 @@ This room and evaluation/evaluate.py are the only ones that load TensorFlow
 and seqio.
 """
 
-import os
+from gqa_flax.runtime import quiet
 
-# TensorFlow reads it once, when it is first imported; without it, every
-# command would begin with lines about missing CUDA drivers.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+quiet.lower_log_level()

@@ -20,9 +20,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from gqa_flax.data import reading, tasks, vocabulary
+from gqa_flax.data import packing, reading, tasks, vocabulary
 from gqa_flax.data.iterator import Batch, BatchIterator
 from gqa_flax.data.reading import TaskOrMixture
+from gqa_flax.runtime import status
 
 
 def train_batches(
@@ -82,13 +83,15 @@ def train_batches(
       shuffle=shuffle,
       num_epochs=num_epochs,
       shard_info=seqio.ShardInfo(index, number) if number > 1 else None,
+      may_be_empty=number > 1,
     )
     rows = _rows(examples, sequence_length, pack)
     part = rows.batch(batch_size // number, drop_remainder=True).prefetch(2)
     return part.with_options(reading.options())
 
   # Streams are opened later: what is wrong with all of them is said now.
-  _rows(read(), sequence_length, pack)
+  with status.phase(f'reading {task.name} ({split})'):
+    _rows(read(), sequence_length, pack)
   return BatchIterator(
     stream,
     dict(
@@ -181,12 +184,14 @@ def _tokens_alone(task: TaskOrMixture) -> TaskOrMixture:
   return task.replace(preprocessors=[*steps, drop_texts])
 
 
+# No function here has Python's control flow over tensors; see `reading`.
+@tf.autograph.experimental.do_not_convert
 def _rows(
   examples: tf.data.Dataset, sequence_length: Mapping[str, int], pack: bool
 ) -> tf.data.Dataset:
   # Whatever else the task keeps, the converter would drop with a warning.
   examples = examples.map(lambda x: {k: x[k] for k in ('inputs', 'targets')})
-  converter = seqio.EncDecFeatureConverter(pack=pack)
+  converter = packing.Converter(pack=pack)
   return converter(examples, task_feature_lengths=sequence_length)
 
 

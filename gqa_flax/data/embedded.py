@@ -24,6 +24,7 @@ import seqio
 
 from gqa_flax.config import EOS_ID, PAD_ID
 from gqa_flax.data import user_cache
+from gqa_flax.runtime import status
 
 SPLITS = ('train', 'validation', 'test')
 EXTRA_IDS = 100
@@ -91,7 +92,8 @@ def vocabulary(
   key = hashlib.sha256(json.dumps([settings, lines]).encode()).hexdigest()[:16]
   path = user_cache.folder(cache_dir) / f'wikipedia_{size}_{key}.model'
   if not path.exists():
-    user_cache.write_whole(path, _train(lines, settings))
+    with status.phase('training the vocabulary of the embedded corpus'):
+      user_cache.write_whole(path, _train(lines, settings))
   return seqio.SentencePieceVocabulary(str(path), extra_ids=EXTRA_IDS)
 
 

@@ -11,6 +11,7 @@ import seqio
 from gqa_flax.data import reading, skipping
 from gqa_flax.data.iterator import Batch
 from gqa_flax.data.reading import TaskOrMixture
+from gqa_flax.runtime import status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,10 @@ def read_examples(
     use_cached=use_cached,
   ).with_options(reading.options())
   feature = task.output_features['inputs']
-  with reading.naming_errors(task.name, split):
+  with (
+    status.phase(f'reading {task.name} ({split})'),
+    reading.naming_errors(task.name, split),
+  ):
     return [
       {
         **example,
@@ -131,6 +135,7 @@ def survey(
   """
   lengths: dict[str, list[int]] = {name: [] for name in ('inputs', 'targets')}
   with (
+    status.phase(f'reading {task.name} ({split})'),
     skipping.collected() as skipped,
     reading.naming_errors(task.name, split, lengths['inputs']),
     contextlib.suppress(reading.NoExamplesError),

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,6 +10,7 @@ import tensorflow as tf
 from etils import epath
 
 from gqa_flax.data import reading
+from gqa_flax.runtime import status
 
 _START_OVER = (
   "set DATA_POSITION = 'reset' to start the batches from the beginning"
@@ -179,7 +179,7 @@ class BatchIterator:
 
   def _warn(self, text: str) -> None:
     if self._process == 0:
-      print(f'Warning: {text}', file=sys.stderr)
+      status.say(f'Warning: {text}')
 
   def _open_if_new(self) -> None:
     if self._number is None:

@@ -1,9 +1,10 @@
 """From a seqio task to a dataset of tokenized examples."""
 
 import contextlib
+import inspect
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import TypeAlias
 
 import seqio
@@ -40,6 +41,7 @@ def dataset(
   num_epochs: int | None = 1,
   use_cached: bool = False,
   shard_info: seqio.ShardInfo | None = None,
+  may_be_empty: bool = True,
 ) -> tf.data.Dataset:
   """Returns tokenized examples, having seen that there are any.
 
@@ -53,6 +55,7 @@ def dataset(
     num_epochs: how often to go through the data; None for no end.
     use_cached: whether to read the task's cache; see `caching`.
     shard_info: which part of the examples to read.
+    may_be_empty: False if it is known that there are examples.
 
   Raises:
     ValueError: see `batches.train_batches`.
@@ -74,6 +77,7 @@ def dataset(
   if use_cached:
     _require_caches(task)
 
+  @_as_written(task)
   def read(shuffle, num_epochs):
     # An in-memory cache would make the saved position of an iterator as large
     # as the data.
@@ -90,10 +94,12 @@ def dataset(
 
   examples = read(shuffle, num_epochs)
   # Repeating for ever examples of which none is left would hang.
-  once = examples if num_epochs else read(shuffle=False, num_epochs=1)
+  once = examples
+  if may_be_empty and not num_epochs:
+    once = read(shuffle=False, num_epochs=1)
   in_order = not (shuffle and num_epochs)
   with naming_errors(task.name, split, () if in_order else None):
-    is_empty = not any(True for _ in once.take(1))
+    is_empty = may_be_empty and not any(True for _ in once.take(1))
   if is_empty:
     part = (
       f'shard {shard_info.index} of {shard_info.num_shards} of '
@@ -137,6 +143,24 @@ def naming_errors(
       f'An example of task {task_name!r} in its split {split!r} cannot be '
       f'read: {reason.removesuffix(".")}; {where}'
     ) from error
+
+
+def _as_written(task: TaskOrMixture) -> Callable[[Callable], Callable]:
+  """Lets TensorFlow take the functions of our own tasks as they are written.
+
+  AutoGraph would rewrite each of them, in case it has Python's `if` or `for`
+  over tensors: half the time in which a training starts. Those of seqio's
+  preprocessors and ours have none; a user's may.
+  """
+  parts = task.tasks if isinstance(task, seqio.Mixture) else [task]
+  modules = {
+    inspect.unwrap(getattr(step, 'func', step)).__module__.partition('.')[0]
+    for part in parts
+    for step in part.preprocessors
+  }
+  if modules <= {'gqa_flax', 'seqio'}:
+    return tf.autograph.experimental.do_not_convert
+  return lambda function: function
 
 
 def options() -> tf.data.Options:

@@ -1,5 +1,6 @@
 """Data sets and examples as text for a terminal."""
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from gqa_flax.data import catalogue, on_disk
 
 # Of what is shown of a text: more would not help to see what the model sees.
 _MAX_TOKENS = 160
+_MAX_CHARACTERS = 20
 
 _COLORS = ('\x1b[36m', '\x1b[33m')
 _SPECIAL = '\x1b[1;35m'
@@ -105,11 +107,54 @@ def example(
     uncut = tokens[f'uncut_{name}_length']
     cut = f', cut to {lengths[name]:,}' if uncut > lengths[name] else ''
     parts.append(f'{name}: {uncut:,} tokens{cut} (limit {lengths[name]:,})')
-    parts.append(_tokens(tokens[name].tolist(), feature.vocabulary, in_color))
+    ids = tokens[name].tolist()
+    parts.append(_tokens(ids, feature.vocabulary, in_color))
+    parts += _unreadable(ids, tokens.get(f'{name}_pretokenized'), feature)
   if 'answers' in tokens:
     answers = [answer.decode() for answer in tokens['answers']]
     parts.append(f'accepted answers: {" | ".join(answers)}')
   return '\n'.join(parts)
+
+
+def _unreadable(ids: Sequence[int], text: bytes | None, feature) -> list[str]:
+  """Returns a line on what a vocabulary of pieces has no piece for, if any.
+
+  Args:
+    ids: the tokens, cut.
+    text: that they are of, whole; None if the task does not keep it.
+    feature: of the task.
+  """
+  vocabulary = feature.vocabulary
+  pieces = getattr(vocabulary, 'tokenizer', None)
+  if pieces is None or not hasattr(pieces, 'IsByte'):
+    return []
+  size = pieces.GetPieceSize()
+  num_bytes = sum(i < size and pieces.IsByte(i) for i in ids)
+  num_unknown = sum(i < size and pieces.IsUnknown(i) for i in ids)
+  if not num_bytes + num_unknown:
+    return []
+  kinds = []
+  if num_bytes:
+    kinds.append(f'{num_bytes:,} tokens are single bytes')
+  if num_unknown:
+    kinds.append(f'{num_unknown:,} are unknown (<unk>)')
+  line = f'{" and ".join(kinds)}, for the vocabulary has no piece for'
+  counts = collections.Counter(text.decode() if text else '')
+  strange = {c: n for c, n in counts.items() if _lacks_piece(c, pieces)}
+  shown = [
+    f'{char!r} ({n:,})'
+    for char, n in sorted(strange.items(), key=lambda item: -item[1])
+  ]
+  if len(shown) > _MAX_CHARACTERS:
+    hidden = len(shown) - _MAX_CHARACTERS
+    shown = [*shown[:_MAX_CHARACTERS], f'{hidden:,} more']
+  return [f'{line} {", ".join(shown) or "some characters"} of the text']
+
+
+def _lacks_piece(char: str, pieces) -> bool:
+  """Whether a character alone becomes bytes, or unknown."""
+  ids = pieces.EncodeAsIds(char)
+  return any(pieces.IsByte(i) or pieces.IsUnknown(i) for i in ids)
 
 
 def _tokens(ids: Sequence[int], vocabulary, in_color: bool) -> str:

@@ -8,10 +8,11 @@ a model to say nothing or to make something up, and be scored against nothing.
 import contextlib
 import contextvars
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
+
+from gqa_flax.runtime import status
 
 # Characters that show nothing: separators, control and zero-width ones.
 _BLANK = r'[\pZ\pC]*'
@@ -84,10 +85,9 @@ def _skip(
     found[identity] = name
   if (task_name, name) not in _said:
     _said.add((task_name, name))
-    print(
+    status.say(
       f'Skipping examples of {task_name} that have no {name}, the first of '
       f'them {identity or "without an id"}; `gqa-flax data check {task_name} '
-      '--all` counts them.',
-      file=sys.stderr,
+      '--all` counts them.'
     )
   return False

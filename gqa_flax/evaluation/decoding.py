@@ -1,5 +1,6 @@
 """From examples to decoded tokens, batch by batch, and to texts."""
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from gqa_flax.data.examples import generation_batches
 from gqa_flax.evaluation.partial import Partial
 from gqa_flax.inference import EOS_ID, PAD_ID
 from gqa_flax.model.network import Transformer
+from gqa_flax.partitioning import hosts
+from gqa_flax.runtime import status
 from gqa_flax.training import watchdog
 
 
@@ -24,6 +27,7 @@ def decode_tokens(
   batch_size: int,
   decode: Callable,
   partial: Partial | None = None,
+  name: str = '',
 ) -> list[list[int]]:
   """Decodes examples ({'inputs': token ids}), in order.
 
@@ -36,6 +40,7 @@ def decode_tokens(
     decode: see `evaluate.TaskScore`.
     partial: holds the batches that need no decoding, and gets the others as
       they come.
+    name: of a progress bar; none is shown without one.
 
   Returns:
     For each example its token ids, without the padding at the end.
@@ -43,17 +48,30 @@ def decode_tokens(
   mesh = partitioning.current_mesh()
   done = list(partial.batches) if partial else []
   rest = examples[len(done) * batch_size :]
-  for i, batch in enumerate(
-    generation_batches(rest, sequence_length['inputs'], batch_size)
-  ):
-    inputs = partitioning.spread_batch(batch, mesh)['encoder_input_tokens']
-    decoded = decode(model, params, inputs, sequence_length['targets'])
-    num_rows = len(rest[i * batch_size : (i + 1) * batch_size])
-    rows = np.asarray(jax.device_get(decoded))[:num_rows]
-    watchdog.beat()
-    done.append([np.trim_zeros(row, 'b').tolist() for row in rows])
-    if partial:
-      partial.append(done[-1])
+  before = len(examples) - len(rest)
+  bar = status.Bar(
+    name,
+    len(examples),
+    initial=before,
+    unit='example',
+    shows=bool(name) and hosts.is_primary(),
+    hurries=True,
+  )
+  with contextlib.closing(bar):
+    for i, batch in enumerate(
+      generation_batches(rest, sequence_length['inputs'], batch_size)
+    ):
+      inputs = partitioning.spread_batch(batch, mesh)['encoder_input_tokens']
+      num_rows = len(rest[i * batch_size : (i + 1) * batch_size])
+      # All batches have one shape: the first one compiles.
+      with contextlib.nullcontext() if i else status.phase('compiling'):
+        decoded = decode(model, params, inputs, sequence_length['targets'])
+        rows = np.asarray(jax.device_get(decoded))[:num_rows]
+      watchdog.beat()
+      done.append([np.trim_zeros(row, 'b').tolist() for row in rows])
+      if partial:
+        partial.append(done[-1])
+      bar.show(before + i * batch_size + num_rows)
   return [row for batch in done for row in batch]
 
 

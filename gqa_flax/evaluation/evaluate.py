@@ -21,6 +21,7 @@ from gqa_flax.inference import EOS_ID, precision
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
+from gqa_flax.runtime import status
 from gqa_flax.runtime.owner import Owner
 from gqa_flax.training import checks, progress
 
@@ -125,8 +126,9 @@ def _evaluate(
   shardings = partitioning.param_shardings(
     abstract_params(config), config, partitioning.current_mesh()
   )
-  params = restoring.restore(found, shardings).params
-  params = _prepare(params, config, param_dtype)
+  with status.phase(f'restoring {found.folder}'):
+    params = restoring.restore(found, shardings).params
+    params = _prepare(params, config, param_dtype)
   partials: dict[TaskScore, Partial] = {}
   if jax.process_count() == 1:
     about['params'] = decoding.fingerprint(params)
@@ -251,8 +253,9 @@ def infer(
   check_ids(vocabulary, 'infer')
   found = restoring.find(checkpoint)
   checks.check_vocabularies([vocabulary], found.config)
-  restored = restoring.restore(found)
-  params = precision.prepare(restored.params, param_dtype)
+  with status.phase(f'restoring {checkpoint}'):
+    restored = restoring.restore(found)
+    params = precision.prepare(restored.params, param_dtype)
   model = Transformer(
     dataclasses.replace(restored.config, cache_dtype=cache_dtype)
   )
@@ -270,6 +273,7 @@ def infer(
       sequence_length,
       batch_size,
       decode,
+      name='decoding',
     )
     return [decoding.to_text(row, vocabulary) for row in tokens]
 

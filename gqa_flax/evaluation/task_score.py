@@ -4,7 +4,6 @@ import collections
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from gqa_flax.inference import EOS_ID
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
+from gqa_flax.runtime import status
 from gqa_flax.training import checks
 
 
@@ -130,6 +130,8 @@ class TaskScore:
       self._batch_size,
       self._decode,
       partial,
+      # In a training, whose own bar is shown, there is none to write to.
+      name=f'decoding {self.split}' if partial else '',
     )
     texts = [decoding.to_text(row, self._vocabulary) for row in tokens]
     self.predictions = [
@@ -209,14 +211,13 @@ class TaskScore:
       self._metric.blind(self._references(e)) for e in self._examples
     )
     if num_unmeasured and hosts.is_primary():
-      print(
+      status.say(
         f'Warning: the metric {self._metric_name!r} counts '
         f'{self._metric.sees}, but {num_unmeasured:,} of {num_targets:,} '
         f'targets ({num_unmeasured / num_targets:.1%}) of '
         f'{self._task.name}/{self.split} have mostly others, or none: even a '
         'perfect prediction may score 0 on them. Texts of any script can be '
-        "scored by METRIC = 'chrf' (evaluate.TaskScore.metric = 'chrf').",
-        file=sys.stderr,
+        "scored by METRIC = 'chrf' (evaluate.TaskScore.metric = 'chrf')."
       )
 
   def _scores(self) -> dict[str, float]:

@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -23,7 +22,7 @@ from typing import Any
 
 from etils import epath
 
-from gqa_flax.runtime import interrupts
+from gqa_flax.runtime import interrupts, status
 
 NAME = '.owner.json'
 REFRESH_SECONDS = 30.0
@@ -160,12 +159,10 @@ class Owner:
     """Watches a record of another machine for a refresh."""
     if time.time() - found['refreshed'] > STALE_SECONDS:
       return False
-    print(
+    status.say(
       f'{self._setting} {self._path} has a record of {_describe(found)}: '
       f'waiting up to {WATCH_SECONDS:.0f} s for a sign of life. If that job is '
-      f'dead, remove {self._file} to continue at once.',
-      file=sys.stderr,
-      flush=True,
+      f'dead, remove {self._file} to continue at once.'
     )
     end = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < end:

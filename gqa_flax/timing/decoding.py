@@ -150,6 +150,12 @@ def rows_at_once(
   return data * max(d for d in divisors(share) if d <= own)
 
 
+def describe(mesh: tuple[int, int, int], cache_sharding: str) -> str:
+  """Returns a mesh, and what it divides of the cache, for people."""
+  sizes = ' x '.join(map(str, mesh))
+  return f'{sizes} (data x fsdp x model), cache divided by {cache_sharding}'
+
+
 def meshes(
   config: T5Config,
   num_devices: int,

@@ -5,16 +5,19 @@ is given the programs of `timing.decoding` with the largest batch that fits.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gqa_flax import partitioning
 from gqa_flax.config import T5Config
+from gqa_flax.runtime import status
 from gqa_flax.timing import kv_cache, roofline, tpu_compile
 from gqa_flax.timing.chips import Slice
 from gqa_flax.timing.cost import Cost, Mesh
 from gqa_flax.timing.decoding import (
   Decoding,
+  describe,
   layouts,
   meshes,
   read_lengths,
@@ -288,18 +291,46 @@ def search(
   """
   lengths = read_lengths(sequence_length)
   batch_sizes = sizes_to_try(batch_size, where.num_chips)
-  for sizes in meshes(config, where.num_chips, mesh):
-    for layout in layouts(config, sizes):
-      found = largest(
-        dataclasses.replace(config, cache_sharding=layout),
-        where,
-        sizes,
-        lengths,
-        batch_sizes=batch_sizes,
-        param_dtype=param_dtype,
-        compile=compile,
-      )
-      yield sizes, layout, found
+  ways = [
+    (sizes, layout)
+    for sizes in meshes(config, where.num_chips, mesh)
+    for layout in layouts(config, sizes)
+  ]
+  telling = _Telling(compile or _compile)
+  for number, (sizes, layout) in enumerate(ways, 1):
+    telling.what = f'{number} of {len(ways)}: {describe(sizes, layout)}'
+    found = largest(
+      dataclasses.replace(config, cache_sharding=layout),
+      where,
+      sizes,
+      lengths,
+      batch_sizes=batch_sizes,
+      param_dtype=param_dtype,
+      compile=telling,
+    )
+    yield sizes, layout, found
+
+
+class _Telling:
+  """Compiles, and says what, and how long the last program took.
+
+  Attributes:
+    what: is compiled.
+  """
+
+  def __init__(self, compile: Compile):
+    self.what = ''
+    self._compile = compile
+    self._last = ''
+
+  def __call__(self, decoding, where, mesh, program) -> Mapping[str, Cost]:
+    name = {'decode': 'decoder', 'encode': 'encoder'}[program]
+    size = decoding.batch_size
+    status.tell(f'compiling {self.what}, batch {size:,}, {name}{self._last}')
+    begin = time.monotonic()
+    costs = self._compile(decoding, where, mesh, program)
+    self._last = f' (the last took {time.monotonic() - begin:.0f} s)'
+    return costs
 
 
 def best(found: Sequence[Estimate]) -> Estimate:

@@ -15,6 +15,7 @@ from gqa_flax import compilation, partitioning
 from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config
 from gqa_flax.inference import EOS_ID, precision
+from gqa_flax.runtime import status
 from gqa_flax.timing import decoding as programs
 from gqa_flax.timing.decoding import (
   Decoding,
@@ -111,9 +112,15 @@ def measure_all(
     ValueError: as `measure` and `read_lengths`, or if no mesh has the sizes.
   """
   lengths = read_lengths(sequence_length)
-  for sizes in meshes(config, jax.device_count(), mesh):
-    for layout in layouts(config, sizes):
-      yield measure(
+  ways = [
+    (sizes, layout)
+    for sizes in meshes(config, jax.device_count(), mesh)
+    for layout in layouts(config, sizes)
+  ]
+  for number, (sizes, layout) in enumerate(ways, 1):
+    mesh_text = programs.describe(sizes, layout)
+    with status.phase(f'measuring {number} of {len(ways)}: {mesh_text}'):
+      found = measure(
         dataclasses.replace(config, cache_sharding=layout),
         lengths,
         partitioning.make_mesh(partitioning.MeshShape(*sizes)),
@@ -122,6 +129,7 @@ def measure_all(
         repeats=repeats,
         trace_dir=trace_dir,
       )
+    yield found
 
 
 def measure(
@@ -161,7 +169,8 @@ def measure(
   begin = time.monotonic()
   for size in sizes:
     work = _decoding(config, size, lengths, mesh, param_dtype)
-    compiled = _compile(work, mesh, room)
+    with status.phase(f'compiling for {size:,} sequences'):
+      compiled = _compile(work, mesh, room)
     if compiled:
       break
   else:
@@ -172,7 +181,8 @@ def measure(
     )
   compile_seconds = time.monotonic() - begin
   run = _Run(work, mesh, compiled)
-  times = run.repeat(repeats)
+  with status.phase(f'repeating it {repeats + 1} times'):
+    times = run.repeat(repeats)
   if trace_dir:
     with jax.profiler.trace(trace_dir):
       run.once()

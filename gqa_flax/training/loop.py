@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,11 +14,11 @@ from gqa_flax.checkpoints import native
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning import hosts
-from gqa_flax.runtime import interrupts
+from gqa_flax.runtime import interrupts, status
 from gqa_flax.runtime.owner import Owner
 from gqa_flax.training import checks, goodput, losses, preemption, watchdog
 from gqa_flax.training import optimizer as optimizers
-from gqa_flax.training.progress import MetricLog, ProgressLine, records
+from gqa_flax.training.progress import MetricLog, records
 from gqa_flax.training.start import initial_state
 from gqa_flax.training.state import num_params, step_function
 from gqa_flax.training.step import TrainState
@@ -199,7 +198,7 @@ def train(
         learning_rate, first_step, initial_checkpoint
       )
       if warning:
-        _say(warning, file=sys.stderr)
+        _say(warning)
 
     def due(step):
       last = step == train_steps
@@ -224,9 +223,11 @@ def train(
       evaluates=missed,
     )
     if first_step == train_steps and not missed:
-      _say(
-        f'{model_dir} is at step {first_step} of {train_steps}: nothing to do.'
-      )
+      if hosts.is_primary():
+        print(
+          f'{model_dir} is at step {first_step} of {train_steps}: nothing to '
+          'do.'
+        )
       return state
 
     if on_start is not None:
@@ -246,14 +247,15 @@ def train(
       skip_non_finite=non_finite == 'skip',
     )
     rng = jax.random.key(seed) if config.dropout_rate > 0 else None
-    line = ProgressLine(
+    bar = status.Bar(
       epath.Path(model_dir).name,
-      first_step,
       train_steps,
-      hosts.is_primary() and on_log is None,
+      initial=first_step,
+      unit='step',
+      shows=hosts.is_primary() and on_log is None,
     )
     # Before whatever is said of a run that ends early.
-    at_end.callback(line.close)
+    at_end.callback(bar.close)
     window = Window()
     for step in range(first_step + 1, train_steps + 1):
       watchdog.beat()
@@ -263,7 +265,13 @@ def train(
         placed = partitioning.shard_batch(
           batch, device_mesh, train_data.batch_size
         )
-      with run.clock('compilation' if step == first_step + 1 else 'step'):
+      is_first = step == first_step + 1
+      with (
+        run.clock('compilation' if is_first else 'step'),
+        status.phase('compiling the training step')
+        if is_first
+        else contextlib.nullcontext(),
+      ):
         state, metrics = compiled(state, placed, rng)
         window.add(metrics, _count_examples(batch, train_data.batch_size))
       interrupts.check()
@@ -277,7 +285,7 @@ def train(
         if numbers is not None:
           rate = float(learning_rate(jnp.int32(step - 1)))
           run.log.write(step, {**numbers, 'learning_rate': rate})
-          line.show(step, numbers['loss'], numbers['examples_per_second'])
+          bar.show(step, _describe(numbers))
           if on_log is not None:
             on_log(step, numbers)
         native.check(manager)
@@ -292,7 +300,7 @@ def train(
       if saving or step % log_every == 0:
         run.clock.record(step)
         window.restart_clock()
-    line.close()
+    bar.close()
     run.end(train_steps, finished=True, tells=on_log is None)
   return state
 
@@ -317,7 +325,10 @@ class _Run:
   def evaluate(self, state, keep_best, scores):
     """Logs what the evaluators say, and keeps the score of the step."""
     found, step = {}, int(state.step)
-    with self.clock('evaluation'):
+    with (
+      self.clock('evaluation'),
+      status.phase(f'evaluating at step {step:,}'),
+    ):
       for evaluator in self._evaluators:
         found.update(evaluator(self.model, state.params))
         watchdog.beat()
@@ -347,10 +358,15 @@ class _Run:
       print(goodput.table(goodput.summary(self._model_dir)))
 
 
-def _say(text: str, file=None):
-  """Prints, once for all processes."""
+def _say(text: str):
+  """Says a thing once for all processes."""
   if hosts.is_primary():
-    print(text, file=file)
+    status.say(text)
+
+
+def _describe(numbers) -> str:
+  rate = numbers['examples_per_second']
+  return f'loss {numbers["loss"]:.3f}, {rate:,.0f} examples/s'
 
 
 def _count_examples(batch, num_rows: int) -> float:

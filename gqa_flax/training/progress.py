@@ -1,12 +1,14 @@
-"""What a run tells while it runs: one line, JSON lines, TensorBoard."""
+"""What a run tells: JSON lines and TensorBoard's files, and its outcome."""
 
 import json
 import math
-import sys
+import shlex
 
 import clu.metric_writers
-import tqdm
 from etils import epath
+
+from gqa_flax.checkpoints import native
+from gqa_flax.training import checks
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -55,34 +57,31 @@ def records(directory, last_step: float = math.inf) -> list[dict[str, float]]:
   return [record for record in found if record['step'] <= last_step]
 
 
-class ProgressLine:
-  """One line: step, time left, loss and examples per second.
+def outcome(directory) -> str:
+  """Returns where a run has ended, as aligned lines.
 
-  It is rewritten in place on a terminal, and repeated in a log file.
+  The latest checkpoint, the last and the best of every score that evaluators
+  gave, and the command that shows its curves.
+
+  Args:
+    directory: of the run.
   """
-
-  def __init__(
-    self, name: str, first_step: int, last_step: int, shows: bool = True
-  ):
-    self._bar = tqdm.tqdm(
-      desc=name,
-      initial=first_step,
-      total=last_step,
-      unit='step',
-      ncols=100,
-      disable=not shows,
-    )
-
-  def show(self, step: int, loss: float, examples_per_second: float):
-    """Shows where the run stands."""
-    self._bar.set_postfix_str(
-      f'loss {loss:.3f}, {examples_per_second:,.0f} examples/s', refresh=False
-    )
-    self._bar.n = step
-    self._bar.refresh()
-    if not (self._bar.disable or sys.stderr.isatty()):
-      print(file=sys.stderr)
-
-  def close(self):
-    """Leaves the line as it stands."""
-    self._bar.close()
+  folder = epath.Path(directory)
+  rows = []
+  if steps := [native.step_of(p) for p in folder.glob(f'{native.PREFIX}_*')]:
+    rows.append(('checkpoint', f'{folder}/{native.PREFIX}_{max(steps)}'))
+  scores: dict[str, dict[int, float]] = {}
+  for record in records(directory):
+    if 'loss' not in record:  # of an evaluation
+      for name in record.keys() - {'step'}:
+        scores.setdefault(name, {})[int(record['step'])] = record[name]
+  for name, by_step in sorted(scores.items()):
+    last = max(by_step)
+    best = native.best_step(by_step, checks.best_mode(name), among=by_step)
+    text = f'{by_step[last]:.4g} at step {last:,}'
+    if best is not None and best != last:
+      text += f' (best: {by_step[best]:.4g} at step {best:,})'
+    rows.append((name, text))
+  rows.append(('curves', f'tensorboard --logdir={shlex.quote(str(folder))}'))
+  width = max(len(name) for name, _ in rows)
+  return '\n'.join(f'{name:{width}}  {text}' for name, text in rows)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gqa_flax.checkpoints import native, restoring
 from gqa_flax.config import T5Config
+from gqa_flax.runtime import status
 from gqa_flax.training.state import (
   abstract_state,
   new_optimizer_state,
@@ -59,12 +60,14 @@ def initial_state(
     )
     return _state(checkpoint, opt_state, wanted)
 
-  state = native.restore_latest_whole(manager, read)
+  with status.phase(f'looking for a checkpoint in {manager.directory}'):
+    state = native.restore_latest_whole(manager, read)
   if state is not None:
     return state, True
   _check_none_was_damaged(manager.directory)
   if initial_checkpoint is None:
-    return new_state(config, optimizer, seed, mesh), False
+    with status.phase('initializing the parameters'):
+      return new_state(config, optimizer, seed, mesh), False
   carrying = initial_optimizer == 'carry'
   # Once: parameters and optimizer state are to be of one checkpoint.
   found = restoring.find(initial_checkpoint, optimizer=carrying)
@@ -76,7 +79,8 @@ def initial_state(
       f'(gqa-flax convert {initial_checkpoint} DIR '
       f'--num_kv_heads={config.num_kv_heads} --step=STEP) and give DIR.'
     )
-  checkpoint = restoring.restore(found, shardings_of(wanted.params))
+  with status.phase(f'restoring {initial_checkpoint}'):
+    checkpoint = restoring.restore(found, shardings_of(wanted.params))
   if carrying:
     opt_state = native.restore_optimizer(found.folder, wanted.opt_state)
   else:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from gqa_flax import partitioning
+from gqa_flax.runtime import status
 from gqa_flax.training import watchdog
 from gqa_flax.training.step import loss_and_metrics
 
@@ -26,7 +27,8 @@ class ValidationLoss:
   """
 
   def __init__(self, batches, name: str = 'validation'):
-    self._batches = list(batches)
+    with status.phase(f'reading the batches of the {name} loss'):
+      self._batches = list(batches)
     self._name = name
     if not self._batches:
       raise ValueError(
