@@ -246,17 +246,17 @@ def claims(found: Found) -> list[Claim]:
     for method, seeds in (('mean', mean), ('subspace', subspace)):
       if seeds:
         made.append(_usable(name, method, _kept(seeds, multi_head)))
-    uptrained = average.get((K, 'mean', ALPHAS[-1]))
-    if subspace and uptrained:
-      made.append(
-        Claim.of_gap(
-          f'{name} by subspace, not uptrained, scores above the mean uptrained '
-          f'to alpha {ALPHAS[-1]:g}',
-          subspace.minus(uptrained),
-          'points',
-          places=2,
-        )
+    made += [
+      Claim.of_gap(
+        f'{name} by subspace, not uptrained, scores above the mean uptrained '
+        f'to alpha {alpha:g}',
+        subspace.minus(average[K, 'mean', alpha]),
+        'points',
+        places=2,
       )
+      for alpha in ALPHAS
+      if subspace and (K, 'mean', alpha) in average
+    ]
   return made
 
 
