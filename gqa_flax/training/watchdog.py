@@ -82,9 +82,9 @@ class Watchdog:
     # Closing a bar could wait for the thread that hangs.
     end_line = '\n' if status.bar_is_open() else ''
     print(
-      f'{end_line}No progress for {self._seconds:g} seconds: process {os.getpid()} ends '
-      f'with status {EXIT_STATUS}, so that the job can be started again; its '
-      'threads stand here:',
+      f'{end_line}No progress for {self._seconds:g} seconds: process '
+      f'{os.getpid()} ends with status {EXIT_STATUS}, so that the job can be '
+      'started again; its threads stand here:',
       file=sys.stderr,
       flush=True,
     )
