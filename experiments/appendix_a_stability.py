@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from experiments import table1_main_results
 from experiments.study import command
 from experiments.study.cells import FromScratch
+from experiments.study.claims import NO_NUMBER, Claim, verdict
 from experiments.study.results import COLORS, Found
 from experiments.study.scales import LAPTOP, Scale
 from experiments.study.spread import Seeds
@@ -35,7 +36,7 @@ from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
 MODEL = LAPTOP.models['laptop']
 RESULTS = pathlib.Path('results/appendix_a_stability')
 SPIKE = 1.1
-_SCRATCH = 'from scratch'
+_SCRATCH, _TUNED = 'from scratch', 'fine-tuning'
 
 
 def from_scratch(scale: Scale) -> list[FromScratch]:
@@ -79,29 +80,39 @@ def _groups(curves) -> dict[tuple[str, str], list]:
   return groups
 
 
-def claims(found: Found) -> list[str]:
+def claims(found: Found) -> list[Claim]:
   """Returns what becomes of the paper's claim at the laptop's scale."""
-  curves, lines = _curves(found), []
-  groups = _groups(curves)
-  spiky = {
-    group: sum(spikes(curves[cell]) > 0 for cell in members)
-    for group, members in groups.items()
-  }
-  for (what, model), members in groups.items():
-    lines.append(
-      f'- {model}, {what}: {spiky[what, model]} of {len(members)} runs have a '
-      'spike of the training loss.'
-    )
+  spiky: dict[tuple[str, str], list[bool]] = {}
+  for cell, curve in _curves(found).items():
+    spiky.setdefault(_model(cell), []).append(spikes(curve) > 0)
+  made = []
   pair = [(_SCRATCH, model) for model in ('MHA', 'MQA')]
   if spiky.keys() >= {*pair}:
     mha, mqa = (spiky[group] for group in pair)
-    shows = 'shows' if mqa > mha else '**does not show**'
-    lines.append(
-      f'- That pre-training MQA from scratch is less stable than MHA {shows} '
-      'at this scale; that it diverges in fine-tuning on long inputs was not '
-      'tried.'
+    made.append(
+      Claim(
+        'from scratch, more runs of MQA than of MHA have a spike of the '
+        'training loss',
+        f'{sum(mqa)} of {len(mqa)}, against {sum(mha)} of {len(mha)}',
+        verdict(sum(mqa) > sum(mha)),
+        paper=NO_NUMBER,
+        joint='; ',
+        note='That it diverges in fine-tuning on long inputs was not tried.',
+      )
     )
-  return lines
+  for model in ('MHA', 'MQA', 'GQA-2'):
+    runs = spiky.get((_TUNED, model))
+    if runs:
+      made.append(
+        Claim(
+          f'{model} is fine-tuned without a spike',
+          f'{sum(runs)} of {len(runs)} runs',
+          verdict(not any(runs)),
+          paper=NO_NUMBER if model == 'GQA-2' else '',
+          joint='; spikes are in ',
+        )
+      )
+  return made
 
 
 def spikes(curve: Sequence[tuple[int, float]]) -> int:
@@ -138,7 +149,7 @@ def report(found: Found, folder: pathlib.Path):
       _ABOUT,
       markdown_table(header, rows),
       '![Training losses from scratch](losses.png)\n',
-      *claims(found),
+      *(claim.sentence() for claim in claims(found)),
       '',
     ]
   )
@@ -157,10 +168,16 @@ _ABOUT = paragraph(
 )
 
 
-def _group(cell) -> tuple[str, str]:
+def _model(cell) -> tuple[str, str]:
+  """Returns how a cell trains, and which model."""
   if cell.kind == 'from_scratch':
     return _SCRATCH, MODEL.attention(cell.num_kv_heads)
-  return f'fine-tuning, {cell.task}', MODEL.attention(cell.start.num_kv_heads)
+  return _TUNED, MODEL.attention(cell.start.num_kv_heads)
+
+
+def _group(cell) -> tuple[str, str]:
+  how, model = _model(cell)
+  return (how if how == _SCRATCH else f'{how}, {cell.task}'), model
 
 
 def _plot(path, curves):

@@ -24,7 +24,8 @@ import pathlib
 import sys
 
 from experiments.study import command, results
-from experiments.study.cells import FineTuning, Uptraining
+from experiments.study.cells import ALPHA, FineTuning, Uptraining
+from experiments.study.claims import NO_NUMBER, Claim
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
 from gqa_flax.reporting import plots
@@ -86,7 +87,7 @@ def report(found: Found, folder: pathlib.Path):
       markdown_table(header, rows),
       '![Loss by method](conversion.png)\n',
       '## What the paper claims\n',
-      *claims(found),
+      *(claim.sentence() for claim in claims(found)),
       '',
     ]
   )
@@ -121,49 +122,54 @@ _ABOUT = paragraph(
 )
 
 
-def claims(found: Found) -> list[str]:
+# Better and worse, the first two by the paper.
+_ORDER = (('mean', 'first'), ('first', 'random'), ('subspace', 'mean'))
+# What the paper compares, by key/value heads, alpha and what is worse.
+_OF_THE_PAPER = ((1, ALPHA, 'first'), (1, ALPHA, 'random'))
+
+
+def claims(found: Found) -> list[Claim]:
   """Returns what becomes of the paper's claim at the laptop's scale."""
-  curves, lines = _curves(found), []
-  for K in NUM_KV_HEADS:
-    for alpha in (0.0, 0.05):
-      for better, worse in (('mean', 'first'), ('first', 'random')):
-        if (K, better) not in curves or (K, worse) not in curves:
-          continue
-        gap = curves[K, worse][alpha].minus(curves[K, better][alpha])
-        lines.append(
-          f'- {MODEL.attention(K)}, alpha {alpha:g}: {better} is better than '
-          f'{worse} by {gap.shown()} nats: {gap.verdict}.'
-        )
-      if (K, 'mean') in curves and (K, 'subspace') in curves:
-        gap = curves[K, 'mean'][alpha].minus(curves[K, 'subspace'][alpha])
-        lines.append(
-          f'- {MODEL.attention(K)}, alpha {alpha:g}: our subspace is better '
-          f'than mean by {gap.shown()} nats: {gap.verdict}.'
-        )
-  return lines
+  curves = _curves(found)
+  return [
+    Claim.of_gap(
+      f'at alpha {alpha:g}, {"our " if better == "subspace" else ""}{better} '
+      f'is better than {worse} for {MODEL.attention(K)}',
+      curves[K, worse][alpha].minus(curves[K, better][alpha]),
+      'nats',
+      paper=NO_NUMBER if (K, alpha, worse) in _OF_THE_PAPER else '',
+    )
+    for K in NUM_KV_HEADS
+    for alpha in (0.0, ALPHA)
+    for better, worse in _ORDER
+    if {(K, better), (K, worse)} <= curves.keys()
+  ]
 
 
 def _plot(path, curves, multi_head):
   """Draws what each model is behind the multi-head one, before and after."""
-  figure, (panels,) = plots.panels(1, 2, 10.5, 4.2)
-  labels = [f'{MODEL.attention(K)}\n{method}' for K, method in curves]
-  for axes, alpha, title in (
-    (panels[0], 0.0, 'converted'),
-    (panels[1], 0.05, 'uptrained for 5%'),
+  figure, (panels,) = plots.panels(1, 2, 9.0, 4.8, sharey=True)
+  labels = [f'{MODEL.attention(K)}, {method}' for K, method in curves]
+  for axes, alpha, title, places in (
+    (panels[0], 0.0, 'converted', 2),
+    (panels[1], ALPHA, f'uptrained for {ALPHA:.0%}', 3),
   ):
     if multi_head:
       gaps = [c[alpha].minus(multi_head[alpha]) for c in curves.values()]
-      axes.bar(
+      bars = axes.barh(
         range(len(gaps)),
         [gap.mean for gap in gaps],
-        yerr=[gap.half_width for gap in gaps],
+        xerr=[gap.half_width for gap in gaps],
         capsize=2,
         color=[results.COLORS[K] for K, _ in curves],
       )
+      axes.bar_label(bars, fmt=f'%.{places}f', padding=4, fontsize=9)
     axes.set_title(title, fontsize=11)
-    axes.set_xticks(range(len(labels)), labels, fontsize=6)
-    axes.axhline(0, color=results.COLORS[8], linewidth=0.8)
-    axes.set_ylabel('nats a token behind MHA')
+    axes.set_yticks(range(len(labels)), labels)
+    axes.axvline(0, color=results.COLORS[8], linewidth=0.8)
+    axes.margins(x=0.15)
+    axes.set_xlabel('nats a token behind MHA')
+  panels[0].invert_yaxis()
   plots.save(figure, path)
 
 

@@ -23,10 +23,12 @@ the public T5-XXL and fine-tunes on the paper's three tasks at five alphas, on
 import pathlib
 import sys
 
+from experiments import paper_values
 from experiments.figure4_checkpoint_conversion import PAPER_TASKS
 from experiments.study import command, results
 from experiments.study.cells import ALPHA, FineTuning, Uptraining
-from experiments.study.results import Found
+from experiments.study.claims import NO_NUMBER, Claim, verdict
+from experiments.study.results import LONGEST, Found
 from experiments.study.scales import LAPTOP, Scale
 from gqa_flax.reporting import plots
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
@@ -81,7 +83,7 @@ def report(found: Found, folder: pathlib.Path):
       '![Loss by the share of uptraining](proportion.png)\n',
       _RIGHT_PANEL,
       '## What the paper claims\n',
-      *claims(found),
+      *(claim.sentence() for claim in claims(found)),
       '',
     ]
   )
@@ -124,67 +126,94 @@ _RIGHT_PANEL = paragraph(
 )
 
 
-def claims(found: Found) -> list[str]:
+def claims(found: Found) -> list[Claim]:
   """Returns what becomes of the paper's claim at the laptop's scale."""
-  curves, lines = _curves(found), []
+  curves = _curves(found)
+  saved = [_saves(curves, K) for K in (2, 1) if _has_both(curves, K)]
   compared = (MULTI_HEAD, (2, 'mean'), (1, 'mean'))
-  if {*compared} <= curves.keys():
-    mha, gqa, mqa = (curves[model] for model in compared)
-    for alpha in (0.0, 0.05, 0.1):
-      behind = mqa[alpha].minus(gqa[alpha])
-      lines.append(
-        f'- alpha {alpha:g}: GQA-2 is better than MQA by {behind.shown()} '
-        f'nats: {behind.verdict}. Behind the multi-head model that is trained '
-        f'as much longer are GQA-2 by {gqa[alpha].minus(mha[alpha]).shown()} '
-        f'and MQA by {mqa[alpha].minus(mha[alpha]).shown()}.'
-      )
-    lost = [model[0.0].minus(mha[0.0]).mean for model in (gqa, mqa)]
-    usable = 'shows' if lost[0] < lost[1] / 2 else '**does not show**'
-    lines.append(
-      '- That GQA is usable as soon as it is converted, and has lost less than '
-      f'half of what MQA has, {usable}: GQA-2 has lost '
-      f'{lost[0] / lost[1]:.0%} of it.'
-    )
-    for title, curve in (('GQA-2', gqa), ('MQA', mqa)):
-      first = curve[0.0].minus(curve[0.05])
-      second = curve[0.05].minus(curve[0.1])
-      flat = first.minus(second)
-      lines.append(
-        f'- {title} gains {first.shown()} nats from the first 5% and '
-        f'{second.shown()} from the next: that the curve flattens '
-        f'{flat.verdict}.'
-      )
-  return [*lines, *_saved(curves)]
+  if not {*compared} <= curves.keys():
+    return saved
+  mha, gqa, mqa = (curves[model] for model in compared)
+  return [
+    *(_better(alpha, mha, gqa, mqa) for alpha in (0.0, ALPHA, LONGEST)),
+    _usable(mha, gqa, mqa),
+    _flattens('GQA-2', gqa),
+    _flattens('MQA', mqa),
+    *saved,
+  ]
 
 
-def _saved(curves) -> list[str]:
-  lines = []
-  for K in (2, 1):
-    if not {(K, 'mean'), (K, 'subspace')} <= curves.keys():
-      continue
-    mean, subspace = curves[K, 'mean'], curves[K, 'subspace']
-    reached = [
-      results.reached_at(
-        {alpha: seeds.values[i] for alpha, seeds in subspace.items()},
-        mean[ALPHA].values[i],
-      )
-      for i in range(len(LAPTOP.seeds))
-    ]
-    title = name(K, 'none')
-    if any(alpha is None for alpha in reached):
-      lines.append(
-        f'- {title}: within alpha = 0.1 our subspace does not come to the loss '
-        f'that mean has at {ALPHA:g}.'
-      )
-      continue
-    saved = ', '.join(f'{1 - alpha / ALPHA:.0%}' for alpha in reached)
-    values = ', '.join(f'{alpha:.4f}' for alpha in reached)
-    lines.append(
-      f'- {title}: our subspace comes to the loss that mean has at {ALPHA:g} '
-      f'at alpha {values} (seed by seed, on straight lines between '
-      f'evaluations), and so saves {saved} of the uptraining.'
+def _better(alpha: float, mha, gqa, mqa) -> Claim:
+  behind = [model[alpha].minus(mha[alpha]).shown() for model in (gqa, mqa)]
+  values = paper_values.read('figure5_average')['values'].get(f'{alpha:g}')
+  paper = values and f'{values["GQA-8-XXL"] - values["MQA-XXL"]:.1f} points'
+  return Claim.of_gap(
+    f'at alpha {alpha:g}, GQA-2 is better than MQA',
+    mqa[alpha].minus(gqa[alpha]),
+    'nats',
+    paper=paper or '',
+    note='Behind the multi-head model that is trained as much longer are GQA-2 '
+    f'by {behind[0]} and MQA by {behind[1]}.',
+  )
+
+
+def _usable(mha, gqa, mqa) -> Claim:
+  few, many = (model[0.0].minus(mha[0.0]).mean for model in (gqa, mqa))
+  values = paper_values.read('figure5_average')['values']
+  papers_few, papers_many = (
+    values['0.05']['MHA-XXL'] - values['0'][model]
+    for model in ('GQA-8-XXL', 'MQA-XXL')
+  )
+  return Claim(
+    'GQA-2 is usable as soon as it is converted: it has lost less than half of '
+    'what MQA has',
+    f'{few / many:.0%}',
+    verdict(few < many / 2),
+    paper=f'{papers_few / papers_many:.0%}',
+    joint='; it has lost ',
+  )
+
+
+def _flattens(title: str, curve) -> Claim:
+  first, second = (
+    curve[a].minus(curve[b]) for a, b in ((0.0, ALPHA), (ALPHA, LONGEST))
+  )
+  return Claim.of_gap(
+    f'{title} gains more from the first {ALPHA:.0%} than from the next',
+    first.minus(second),
+    'nats',
+    paper=NO_NUMBER,
+    note=f'The gains are {first.shown()} and {second.shown()}.',
+  )
+
+
+def _has_both(curves, num_kv_heads: int) -> bool:
+  return {(num_kv_heads, m) for m in ('mean', 'subspace')} <= curves.keys()
+
+
+def _saves(curves, num_kv_heads: int) -> Claim:
+  mean, subspace = (curves[num_kv_heads, m] for m in ('mean', 'subspace'))
+  reached = [
+    results.reached_at(
+      {alpha: seeds.values[i] for alpha, seeds in subspace.items()}, level
     )
-  return lines
+    for i, level in enumerate(mean[ALPHA].values)
+  ]
+  claim = (
+    f'for {name(num_kv_heads, "none")}, our subspace needs less uptraining to '
+    f'reach the loss that mean has at alpha {ALPHA:g}'
+  )
+  if any(alpha is None for alpha in reached):
+    never = f'not reached by alpha {LONGEST:g}'
+    return Claim(claim, never, verdict(False), joint='; it is ')
+  return Claim(
+    claim,
+    f'{", ".join(f"{1 - alpha / ALPHA:.0%}" for alpha in reached)} less',
+    verdict(max(reached) < ALPHA),
+    joint='; it needs ',
+    note=f'It is there at alpha {", ".join(f"{a:.4f}" for a in reached)}, seed '
+    'by seed, on straight lines between evaluations.',
+  )
 
 
 def _plot(path, curves):

@@ -26,12 +26,14 @@ import pathlib
 import sys
 
 from experiments import paper_values
+from experiments.decode_times import claims as decode_claims
 from experiments.decode_times import plots as decode_plots
 from experiments.decode_times import programs
 from experiments.decode_times import report as decode_report
 from experiments.decode_times.cells import Cell, fastest, on_every_mesh
 from experiments.study import command, results
 from experiments.study.cells import ALPHA, Timing
+from experiments.study.claims import Claim
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
 from experiments.study.spread import Seeds
@@ -75,11 +77,11 @@ def report_estimates(records: pathlib.Path, folder: pathlib.Path):
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def estimate_claims(records: pathlib.Path) -> list[str]:
+def estimate_claims(records: pathlib.Path) -> list[Claim]:
   """Returns what the estimates say of the paper's claim."""
   found = programs.read(records, estimates())
   paper = paper_values.read('figure6_seconds_a_sample')
-  return decode_report.figure6_claims(_best(found), found, paper)
+  return decode_claims.figure6(_best(found), found, paper)
 
 
 def _best(found):
@@ -123,7 +125,7 @@ def report(found: Found, folder: pathlib.Path):
       _about(times),
       markdown_table(header, rows),
       plot,
-      *claims(found),
+      *(claim.sentence() for claim in claims(found)),
       '',
     ]
   )
@@ -158,10 +160,10 @@ def _about(times) -> str:
   return paragraph(
     f"""Measured here: {what} the loss on held-out prose after converting by the
     mean and uptraining for {ALPHA:.0%}; with 8 heads, after training the
-    multi-head model as much longer (mean and 95% interval over three seeds;
-    differences below are taken seed by seed). The encoder is the same with any
-    number. Nothing here is a number of the paper's, whose times are estimated
-    in report.md."""
+    multi-head model as much longer (mean and 95% interval over three seeds).
+    Differences, in the plot and below, are taken seed by seed. The encoder is
+    the same with any number. Nothing here is a number of the paper's, whose
+    times are estimated in report.md."""
   )
 
 
@@ -180,65 +182,56 @@ def _losses(found: Found) -> dict[int, Seeds]:
   return {K: curve[ALPHA] for K, curve in curves.items() if curve}
 
 
-def claims(found: Found) -> list[str]:
+def claims(found: Found) -> list[Claim]:
   """Returns what becomes of the paper's claim at the laptop's scale."""
   times, losses = _times(found), _losses(found)
   if len(times) < len(LAPTOP_NUM_KV_HEADS):
     return []
-  gains = {
-    (few, many): losses[few].minus(losses[many])
-    for few, many in itertools.pairwise(losses)
-  }
+  paper = paper_values.read('figure6_seconds_a_sample')
   seconds = {K: time.decode.median for K, time in times.items()}
-  ratios = ', '.join(
-    f'{K} take {s / seconds[1]:.2f} times as long as 1'
-    for K, s in seconds.items()
-    if K > 1
-  )
-  rises = all(
-    seconds[a] <= seconds[b] for a, b in itertools.pairwise(LAPTOP_NUM_KV_HEADS)
-  )
-  order = 'never take' if rises else 'do not always take'
-  more = 'less time' if rises else 'more time'
   return [
-    f'- Without the encoder, more key/value heads {order} {more}: {ratios}.',
+    decode_claims.rises(seconds, paper, ', without the encoder'),
     *(
-      f'- {many} have a lower loss than {few} after uptraining by '
-      f'{gain.shown()} nats: {gain.verdict}.'
-      for (few, many), gain in gains.items()
+      Claim.of_gap(
+        f'{many} key/value heads have a lower loss than {few} after uptraining',
+        losses[few].minus(losses[many]),
+        'nats',
+      )
+      for few, many in itertools.pairwise(losses)
     ),
   ]
 
 
 def _plot(path, times, losses):
-  figure, axes = plots.new()
+  figure, ((left, right),) = plots.panels(1, 2, 9.0, 4.0)
   # Without the encoder, which is the same and only adds its noise.
   milliseconds = [
     1e3 * time.decode.median / time.decoding.batch_size
     for time in times.values()
   ]
-  axes.plot([*times], milliseconds, marker='o', color=plots.COLORS[0])
-  axes.set_xscale('log', base=2)
-  axes.set_xticks([*times], [str(K) for K in times])
-  axes.minorticks_off()
-  axes.set_ylim(0, 1.1 * max(milliseconds))
-  axes.set_xlabel('key/value heads')
-  axes.set_ylabel('ms a sample, without the encoder', color=plots.COLORS[0])
-  if losses:
-    right = axes.twinx()
+  left.plot([*times], milliseconds, marker='o', color=plots.COLORS[0])
+  left.set_ylim(0, 1.1 * max(milliseconds))
+  left.set_title('time to decode', fontsize=11)
+  left.set_ylabel('ms a sample, without the encoder')
+  multi_head = LAPTOP_NUM_KV_HEADS[-1]
+  if multi_head in losses:
+    behind = {K: seeds.minus(losses[multi_head]) for K, seeds in losses.items()}
     right.errorbar(
-      [*losses],
-      [seeds.mean for seeds in losses.values()],
-      yerr=[seeds.half_width for seeds in losses.values()],
+      [*behind],
+      [seeds.mean for seeds in behind.values()],
+      yerr=[seeds.half_width for seeds in behind.values()],
       marker='s',
       capsize=3,
-      linestyle='--',
       color=plots.COLORS[1],
     )
-    right.set_ylabel(
-      'cross-entropy after uptraining, nats a token', color=plots.COLORS[1]
-    )
-    right.spines[['top']].set_visible(False)
+    right.axhline(0, color=results.COLORS[multi_head], linewidth=0.8)
+  right.set_title('loss after uptraining, paired by seed', fontsize=11)
+  right.set_ylabel(f'nats a token behind {multi_head} key/value heads')
+  for axes in (left, right):
+    axes.set_xscale('log', base=2)
+    axes.set_xticks(LAPTOP_NUM_KV_HEADS, [str(K) for K in LAPTOP_NUM_KV_HEADS])
+    axes.minorticks_off()
+    axes.set_xlabel('key/value heads')
   plots.save(figure, path)
 
 

@@ -23,6 +23,7 @@ from experiments import (
   kv_cache,
   overview,
   pretraining,
+  public_checkpoint,
   roofline_check,
   table1_main_results,
   toy_report,
@@ -35,7 +36,7 @@ from experiments.real_checkpoint import report as real_checkpoint
 from experiments.scale import report as scale
 from experiments.study import command
 from experiments.study.grid import Grid
-from experiments.study.scales import LAPTOP
+from experiments.study.scales import LAPTOP, PUBLIC_CHECKPOINT
 from experiments.training_knobs import report as training_knobs
 
 # What writes a folder's report from the records in it.
@@ -61,6 +62,7 @@ STUDY = (
   figure5_uptraining_proportion,
   figure6_num_groups,
   appendix_a_stability,
+  public_checkpoint,
 )
 
 
@@ -68,12 +70,17 @@ def redraw(results: pathlib.Path):
   """Writes all that is derived from a folder of records."""
   for name, report in REPORTS.items():
     report(results / name)
-  found = Grid(LAPTOP, results / 'study' / 'records.jsonl').found()
-  pretraining.report(found, results / 'pretraining')
+  records = results / 'study' / 'records.jsonl'
+  found = {
+    scale.name: Grid(scale, records).found()
+    for scale in (LAPTOP, PUBLIC_CHECKPOINT)
+  }
+  pretraining.report(found['laptop'], results / 'pretraining')
   times = results / 'decode_times' / 'records.jsonl'
   scripts = [module.SCRIPT for module in STUDY]
   for script in scripts:
-    command.redraw(script, found, times, results / script.results_dir.name)
+    folder = results / script.results_dir.name
+    command.redraw(script, found[script.scales[0].name], times, folder)
   overview.write(results, scripts, found, times)
 
 

@@ -24,54 +24,29 @@ begins with. The estimates: 8 GB of memory, some 30 programs of one to two
 minutes on one core, and `pip install -e '.[tpu-compile]'`.
 """
 
-import dataclasses
 import pathlib
 import sys
+from collections.abc import Mapping
 
 from experiments import paper_values, pretraining
+from experiments.decode_times import claims as decode_claims
 from experiments.decode_times import programs
 from experiments.decode_times import report as decode_report
 from experiments.decode_times.cells import Cell, fastest, on_every_mesh
-from experiments.study import command, results
-from experiments.study.cells import ALPHA, FineTuning, Timing, Uptraining
+from experiments.decode_times.tables import CLOSE
+from experiments.study import command
+from experiments.study.cells import ALPHA, FineTuning, Timing
+from experiments.study.claims import Claim, verdict
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, Scale
 from experiments.study.spread import Seeds
+from experiments.study.table1 import LAPTOP_MODELS, Row, alpha_of, rows, starts
 from gqa_flax.reporting.tables import csv_table, markdown_table, paragraph
-from gqa_flax.timing.measure import Measurement
 from gqa_flax.timing.spread import digits
 
 RESULTS = pathlib.Path('results/table1_main_results')
 # By size and number of key/value heads, in the paper's order.
 MODELS = (('large', 16), ('xxl', 64), ('xxl', 1), ('xxl', 8))
-LAPTOP_MODELS = (
-  ('laptop_small', 4),
-  ('laptop', 8),
-  ('laptop', 1),
-  ('laptop', 2),
-)
-
-
-def method(scale: Scale, size: str, num_kv_heads: int) -> str:
-  """Returns how a model of the table is made from its checkpoint."""
-  multi_head = num_kv_heads == scale.models[size].num_heads
-  return 'none' if multi_head else 'mean'
-
-
-def starts(scale: Scale, size: str, num_kv_heads: int) -> list[Uptraining]:
-  """Returns what a model's fine-tuning begins with, one a seed."""
-  how = method(scale, size, num_kv_heads)
-  if scale.name == 'laptop' and how != 'none':
-    return results.uptrainings(scale, size, num_kv_heads, how)
-  return [
-    Uptraining(size, num_kv_heads, how, seed, alpha_of(how))
-    for seed in scale.seeds
-  ]
-
-
-def alpha_of(method: str) -> float:
-  """Returns the alpha of what is fine-tuned; a multi-head model is as it is."""
-  return 0.0 if method == 'none' else ALPHA
 
 
 def cells(scale: Scale) -> list:
@@ -103,11 +78,11 @@ def report_estimates(records: pathlib.Path, folder: pathlib.Path):
   (folder / 'report.md').write_text(text, encoding='utf-8')
 
 
-def estimate_claims(records: pathlib.Path) -> list[str]:
+def estimate_claims(records: pathlib.Path) -> list[Claim]:
   """Returns what the estimates say of the paper's times."""
   paper = paper_values.read('table1_seconds_a_sample')
   best = _best(programs.read(records, estimates()))
-  return decode_report.table1_claims(best, paper['values'])
+  return decode_claims.table1(best, paper['values'])
 
 
 def _best(found):
@@ -116,76 +91,6 @@ def _best(found):
     for model in MODELS
     if (chosen := fastest(found.values(), *model))
   }
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """What the laptop's records say of a model.
-
-  Attributes:
-    name: as in the paper, but for the sizes.
-    time: of decoding; None if it is not measured yet.
-    scores: by task, of all seeds; those that are there.
-    losses: of the targets on the validation split when fine-tuning ends, nats
-      a token; the same tasks.
-  """
-
-  name: str
-  time: Measurement | None
-  scores: dict[str, Seeds]
-  losses: dict[str, Seeds]
-
-  @property
-  def average(self) -> Seeds | None:
-    """The mean score of the tasks."""
-    return _over_tasks(self.scores)
-
-  @property
-  def loss(self) -> Seeds | None:
-    """The mean loss of the tasks."""
-    return _over_tasks(self.losses)
-
-
-def _over_tasks(numbers: dict[str, Seeds]) -> Seeds | None:
-  """Returns the mean, seed by seed; None unless all tasks are there."""
-  if len(numbers) < len(LAPTOP.tasks):
-    return None
-  by_seed = zip(*(seeds.values for seeds in numbers.values()))
-  return Seeds.of([sum(values) / len(values) for values in by_seed])
-
-
-def rows(found: Found) -> list[Row]:
-  """Returns the laptop's table, in the paper's order."""
-  return [_row(found, size, K) for size, K in LAPTOP_MODELS]
-
-
-def _row(found: Found, size: str, num_kv_heads: int) -> Row:
-  kind = LAPTOP.models[size].attention(num_kv_heads)
-  timed = found.get(Timing(size, num_kv_heads).name)
-  time = timed and Measurement.from_dict(timed['measurement']['measurement'])
-  models = starts(LAPTOP, size, num_kv_heads)
-  alpha = alpha_of(method(LAPTOP, size, num_kv_heads))
-  tuned = {
-    task: records
-    for task in LAPTOP.tasks
-    if (records := results.fine_tunings(found, models, task, alpha))
-  }
-  return Row(
-    f'{kind}, small' if size == 'laptop_small' else kind,
-    time,
-    {
-      task: Seeds.of([record['scores'][_score(task)] for record in records])
-      for task, records in tuned.items()
-    },
-    {
-      task: Seeds.of([record['held_out'][-1][1] for record in records])
-      for task, records in tuned.items()
-    },
-  )
-
-
-def _score(task: str) -> str:
-  return f'{LAPTOP.split}/{LAPTOP.tasks[task].metric}'
 
 
 def report(found: Found, folder: pathlib.Path):
@@ -227,7 +132,7 @@ def report(found: Found, folder: pathlib.Path):
       _about(found, table),
       markdown_table(header, shown),
       '## What the paper claims\n',
-      *claims(found),
+      *(claim.sentence() for claim in claims(found)),
       '',
     ]
   )
@@ -282,43 +187,77 @@ def _timing(table) -> str:
 
 # The better and the worse of two models, by the paper's averages.
 _ORDER = (
-  ('MHA', 'MHA, small'),
-  ('GQA-2', 'MHA, small'),
-  ('MQA', 'MHA, small'),
+  ('MHA', 'small MHA'),
+  ('GQA-2', 'small MHA'),
+  ('MQA', 'small MHA'),
   ('GQA-2', 'MQA'),
   ('MHA', 'GQA-2'),
 )
+# What the paper's models are called.
+_PAPERS = {
+  'small MHA': 'MHA-Large',
+  'MHA': 'MHA-XXL',
+  'MQA': 'MQA-XXL',
+  'GQA-2': 'GQA-8-XXL',
+}
 
 
-def claims(found: Found) -> list[str]:
+def claims(found: Found) -> list[Claim]:
   """Returns what becomes of the paper's claims at the laptop's scale."""
-  row, scores, losses = {r.name: r for r in rows(found)}, [], []
+  table = {row.name: row for row in rows(found)}
+  papers = paper_values.read('table1_average')['values']
+  scores, losses = [], []
   for better, worse in _ORDER:
-    a, b = row[better], row[worse]
+    a, b = table[better], table[worse]
     if a.average and b.average and a.loss and b.loss:
-      gap = a.average.minus(b.average)
+      gap = papers[_PAPERS[better]] - papers[_PAPERS[worse]]
       scores.append(
-        f'- {better} scores above {worse} by {gap.shown(2)}: {gap.verdict}.'
+        Claim.of_gap(
+          f'{better} scores above {worse}',
+          a.average.minus(b.average),
+          'points',
+          places=2,
+          paper=f'{gap:.1f} points',
+        )
       )
-      gap = b.loss.minus(a.loss)
       losses.append(
-        f"- {better}'s loss is below that of {worse} by {gap.shown()} nats: "
-        f'{gap.verdict}.'
+        Claim.of_gap(
+          f"{better}'s loss is below that of {worse}",
+          b.loss.minus(a.loss),
+          'nats',
+        )
       )
-  lines = [*scores, *losses]
-  times = {name: r.time for name, r in row.items() if r.time}
-  if len(times) == len(row):
-    mha, mqa, gqa = (times[m].decode.median for m in ('MHA', 'MQA', 'GQA-2'))
-    ratio = times['MQA'].seconds_a_sample / times['MHA, small'].seconds_a_sample
-    faster = 'holds' if ratio < 1 else '**does not hold**'
-    lines += [
-      f'- Without the encoder, which they share, MQA decodes {mha / mqa:.2f} '
-      f'times as fast as MHA, and GQA-2 takes {gqa / mqa:.2f} times as long as '
-      'MQA.',
-      f'- That MQA is faster than MHA, small {faster}: it takes {ratio:.2f} '
-      'times as long.',
-    ]
-  return lines
+  return [*scores, *losses, *_times(table)]
+
+
+def _times(table: Mapping[str, Row]) -> list[Claim]:
+  times = {name: row.time for name, row in table.items() if row.time}
+  if len(times) < len(table):
+    return []
+  values = paper_values.read('table1_seconds_a_sample')['values']
+  papers = {name: values[theirs] for name, theirs in _PAPERS.items()}
+  mha, mqa, gqa = (times[m].decode.median for m in ('MHA', 'MQA', 'GQA-2'))
+  ratio = times['MQA'].seconds_a_sample / times['small MHA'].seconds_a_sample
+  return [
+    Claim(
+      'without the encoder, which they share, MQA decodes faster than MHA',
+      f'{mha / mqa:.2f} times as fast',
+      verdict(mqa < mha),
+      paper=f'{papers["MHA"] / papers["MQA"]:.2f} with the encoder',
+      joint='; it is ',
+    ),
+    Claim(
+      f'GQA-2 takes at most {1 + CLOSE:g} times as long as MQA, without the '
+      'encoder',
+      f'{gqa / mqa:.2f} times as long',
+      verdict(gqa <= (1 + CLOSE) * mqa),
+      paper=f'{papers["GQA-2"] / papers["MQA"]:.2f} with the encoder',
+      joint='; it takes ',
+    ),
+    decode_claims.faster(
+      'MQA', 'small MHA', ratio, papers['MQA'] / papers['small MHA']
+    ),
+  ]
 
 
 ESTIMATES = command.Estimates(estimates, report_estimates, estimate_claims)

@@ -1,10 +1,9 @@
 """Reports on estimated decoding: Figure 6 and Table 1's column of times."""
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments import paper_values
-from experiments.decode_times import tables
+from experiments.decode_times import claims, tables
 from experiments.decode_times.cells import Cell, Found
 from gqa_flax.reporting.tables import markdown_table, paragraph
 from gqa_flax.timing.spread import digits
@@ -29,7 +28,7 @@ def figure6(
     reading = paper['values'].get(str(K))
     rows.append(
       tables.row(
-        f'{K}', chosen, reading and sum(reading) / 2, _reading(reading)
+        f'{K}', chosen, reading and sum(reading) / 2, tables.reading(reading)
       )
     )
   return _text(
@@ -40,7 +39,7 @@ def figure6(
       f"The paper's times: {paper['how']}.\n",
       '![Seconds a sample by key/value heads](time.png)\n',
       markdown_table(('key/value heads', *tables.HEADER), rows),
-      _shape(best, paper),
+      *(f'{claim.sentence()}\n' for claim in claims.shape(best, paper)),
       _by_table1(best.values()),
       _encoder(best.values()),
       '## A decode step against its bound\n',
@@ -100,13 +99,6 @@ def _text(parts: Iterable[str]) -> str:
   return '\n'.join(part for part in parts if part)
 
 
-def _reading(reading: Sequence[float] | None) -> str:
-  if not reading:
-    return ''
-  low, high = reading
-  return f'{low:.2f}' if low == high else f'{low:.1f} to {high:.1f}'
-
-
 def _about(found: Mapping[Cell, Found]) -> str:
   first = next(iter(found.values()))
   versions = first.provenance['versions']
@@ -155,29 +147,6 @@ def _encoder(best: Iterable[Found]) -> str:
   return paragraph(f"""
     The share of the encoder, which computes its logits of 2048 x 2048 positions
     twice, so that none lie in memory: {'; '.join(lines)}.""")
-
-
-def _shape(best: Mapping[int, Found], paper) -> str:
-  """Returns what the figure's order and shape come to."""
-  if 1 not in best:
-    return ''
-  times = [chosen.seconds for chosen in best.values()]
-  rising = all(a <= b for a, b in itertools.pairwise(times))
-  values = paper['values']
-  lines = [
-    f'More key/value heads {"never" if rising else "do not always"} take '
-    f'{"less" if rising else "more"} time.'
-  ]
-  for K, chosen in best.items():
-    if K == 1 or str(K) not in values:
-      continue
-    low, high = (x / values['1'][0] for x in values[str(K)])
-    theirs = f'{low:.2f}' if low == high else f'{low:.1f} to {high:.1f}'
-    lines.append(
-      f'{K} take {chosen.seconds / times[0]:.2f} times as long as 1 (paper: '
-      f'{theirs}).'
-    )
-  return paragraph(' '.join(lines))
 
 
 def _by_table1(best: Iterable[Found]) -> str:
@@ -231,38 +200,6 @@ def _t5x(best: Mapping[tuple, Found], values: Mapping[str, float]) -> str:
     the same way (../paper_values.json), is slower than measured:
     {'; '.join(parts)}. The other two models have half of their time in the
     encoder, which our program changes less.""")
-
-
-def table1_claims(
-  best: Mapping[tuple, Found], values: Mapping[str, float]
-) -> list[str]:
-  """Returns what the estimates say of Table 1, a line each."""
-  lines = [
-    f'- {f.cell.model}: {digits(f.seconds)} s a sample, the paper '
-    f'{values[f.cell.model]:.2f}: {_close(f, values[f.cell.model])} within 25%.'
-    for f in best.values()
-  ]
-  seconds = {f.cell.model: f.seconds for f in best.values()}
-  if {'MQA-XXL', 'MHA-Large'} <= seconds.keys():
-    ratio = seconds['MQA-XXL'] / seconds['MHA-Large']
-    holds = 'holds' if ratio < 1 else '**does not hold**'
-    lines.append(
-      f'- That MQA-XXL decodes faster than MHA-Large {holds}: it takes '
-      f'{ratio:.2f} times as long.'
-    )
-  return lines
-
-
-def _close(f: Found, value: float) -> str:
-  return 'is' if abs(f.seconds / value - 1) <= tables.CLOSE else '**is not**'
-
-
-def figure6_claims(
-  best: Mapping[int, Found], found: Mapping[Cell, Found], paper
-) -> list[str]:
-  """Returns what the estimates say of Figure 6, a line each."""
-  shape = _shape(best, paper)
-  return [*([f'- {shape.strip()}'] if shape else []), *tables.targets(found)]
 
 
 _LEGEND = paragraph("""

@@ -1,6 +1,6 @@
 """Tables of estimated decoding: rows of models, steps, phases and meshes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.decode_times.cells import Cell, Found
 from gqa_flax.reporting.tables import markdown_table
@@ -49,19 +49,11 @@ def steps(found: Mapping[Cell, Found]) -> str:
     *('bound of the mesh, ms', 'ratio', 'exchanges, ms'),
     *('data x fsdp x model', 'cache divided by'),
   )
-  return markdown_table(header, _steps(found))
+  return markdown_table(header, step_rows(found))
 
 
-def targets(found: Mapping[Cell, Found]) -> list[str]:
-  """Returns which targets of decode steps are reached, a line each."""
-  return [
-    f'- A decode step of {name}, without exchanges, takes {step} ms, {ratio} '
-    f'times its bound; is it within the target, {target}: {reached}.'
-    for name, step, _, ratio, target, reached, *_ in _steps(found)
-  ]
-
-
-def _steps(found: Mapping[Cell, Found]) -> list[tuple]:
+def step_rows(found: Mapping[Cell, Found]) -> list[tuple]:
+  """Returns the rows of `steps`."""
   rows = []
   for name, K, batch, kind, limit in STEP_TARGETS:
     own = [
@@ -152,3 +144,11 @@ def all_meshes(found: Mapping[Cell, Found], size: str) -> str:
     *('sent by a chip in a step', 'a sample a chip, s'),
   )
   return markdown_table(header, rows)
+
+
+def reading(ends: Sequence[float] | None) -> str:
+  """Returns a reading of a plot, a number or from the least to the most."""
+  if not ends:
+    return ''
+  low, high = ends
+  return f'{low:.2f}' if low == high else f'{low:.1f} to {high:.1f}'

@@ -52,7 +52,11 @@ class Progress:
   def __enter__(self) -> 'Progress':
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, kind, *_):
+    if kind is None:
+      self.finish()
+      self._bar.n = self._current()
+      self._bar.set_description_str('done')
     self._bar.close()
 
   def start(self, stage: str, label: str | None = None):

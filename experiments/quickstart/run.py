@@ -23,9 +23,11 @@ from experiments.stages import (
 )
 from gqa_flax import partitioning
 from gqa_flax.checkpoints import native
+from gqa_flax.config import EOS_ID
 from gqa_flax.conversion.convert import convert_checkpoint
 from gqa_flax.data import batches, tasks, vocabulary
-from gqa_flax.evaluation import evaluate
+from gqa_flax.evaluation import decoding
+from gqa_flax.evaluation.task_score import TaskScore
 from gqa_flax.inference.decode import greedy_decode
 from gqa_flax.model.network import Transformer
 from gqa_flax.runtime import interrupts
@@ -70,11 +72,7 @@ def quickstart(*, settings: Settings, work_dir: str, results_dir: str):
 
 
 class Quickstart:
-  """The stages; each returns at once if it has a record in `work`.
-
-  Attributes:
-    records: of the stages run or found so far.
-  """
+  """The stages; each returns at once if it has a record in `work`."""
 
   def __init__(self, work: pathlib.Path, settings: Settings):
     self._work, self._settings = work, settings
@@ -89,11 +87,12 @@ class Quickstart:
   def __enter__(self) -> 'Quickstart':
     return self
 
-  def __exit__(self, *_):
-    self._progress.__exit__()
+  def __exit__(self, *error):
+    self._progress.__exit__(*error)
 
   @property
   def records(self) -> list[dict[str, Any]]:
+    """Those of the stages run or found so far."""
     return self._stages.records
 
   def checkpoint(self):
@@ -104,18 +103,18 @@ class Quickstart:
 
       checkpoint.write(self._source)
       self._progress.part(0.5)
-      params = native.restore(self._source).params
-      translate = evaluate.infer(
-        checkpoint=self._source,
-        vocabulary=self._vocabulary,
-        sequence_length={'inputs': 32, 'targets': 16},
-        batch_size=jax.device_count(),
+      restored = native.restore(self._source)
+      ids = [*self._vocabulary.encode(TRANSLATION), EOS_ID]
+      output = greedy_decode(
+        Transformer(restored.config),
+        restored.params,
+        np.asarray([ids], np.int32),
+        16,
       )
-      (output,) = translate([TRANSLATION])
       return {
         'input': TRANSLATION,
-        'output': output,
-        'parameters': sum(x.size for x in jax.tree.leaves(params)),
+        'output': decoding.to_text(output[0].tolist(), self._vocabulary),
+        'parameters': sum(x.size for x in jax.tree.leaves(restored.params)),
         'settings': dataclasses.asdict(self._settings),
       }
 
@@ -253,7 +252,7 @@ class Quickstart:
     self._progress.start(name, self._labels[name])
 
   @functools.cached_property
-  def _evaluator(self) -> evaluate.TaskScore:
+  def _evaluator(self) -> TaskScore:
     settings = self._settings
     num_batches = -(-settings.NUM_EXAMPLES // EVALUATION_BATCH_SIZE)
     decoded = itertools.count(1)
@@ -266,7 +265,7 @@ class Quickstart:
       self._progress.part(number / num_batches)
       return output
 
-    return evaluate.TaskScore(
+    return TaskScore(
       self._task(TASK),
       'test',
       settings.TASK_FEATURE_LENGTHS,

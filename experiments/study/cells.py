@@ -5,12 +5,12 @@ from where the jobs wrote them. Jobs that several cells need are done once.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any, Protocol
 
 from experiments.study.jobs import Job
 from experiments.study.scales import Scale
+from gqa_flax.evaluation import metrics, predictions
 from gqa_flax.reporting import records
 from gqa_flax.training import progress
 
@@ -20,11 +20,6 @@ LOSS = 'validation/cross_entropy'
 _UPTRAIN = 'gin_configs/runs/uptrain.gin'
 _PRETRAIN = 'gin_configs/runs/pretrain.gin'
 _CALIBRATED = ('aligned', 'subspace')
-
-
-def step(scale: Scale, alpha: float) -> int:
-  """Returns the step that uptraining for a share ends at."""
-  return round((1 + alpha) * scale.pretraining_steps)
 
 
 class Cell(Protocol):
@@ -47,8 +42,9 @@ class Cell(Protocol):
 class Uptraining:
   """A multi-head checkpoint, converted and uptrained.
 
-  Adafactor's statistics go along: with none a multi-head model that just trains
-  on is set back for longer than uptraining lasts.
+  Adafactor's statistics go along where the scale's checkpoints have them: with
+  none a multi-head model that just trains on is set back for longer than
+  uptraining lasts.
 
   Attributes:
     size: of the scale's models.
@@ -88,7 +84,7 @@ class Uptraining:
     """Returns the checkpoint after a share of pre-training's steps."""
     if alpha == 0:
       return self.converted(scale)
-    return f'{self.folder(scale)}/checkpoint_{step(scale, alpha)}'
+    return f'{self.folder(scale)}/checkpoint_{scale.step(alpha)}'
 
   @property
   def _conversion_seed(self) -> int:
@@ -105,6 +101,7 @@ class Uptraining:
       calibration = {
         'CALIBRATION_TASK': name,
         'STATISTICS': f'{scale.work_dir}/statistics_{self.size}.npz',
+        **scale.bindings.get('calibration', {}),
       }
     method = 'mean' if self.method == 'none' else self.method
     convert = Job(
@@ -118,7 +115,7 @@ class Uptraining:
         'OUTPUT': converted,
         'NUM_KV_HEADS': self.num_kv_heads,
         'CONVERSION_METHOD': method,
-        'OPTIMIZER_STATE': 'carry',
+        'OPTIMIZER_STATE': scale.optimizer_state,
         'RANDOM_SEED': self._conversion_seed,
         **calibration,
       },
@@ -126,36 +123,35 @@ class Uptraining:
     )
     if self.alpha == 0:
       return [convert]
-    every = round(0.01 * scale.pretraining_steps)
-    last = step(scale, self.alpha)
+    last = scale.step(self.alpha)
     train = Job(
       'train',
       (model.gin_file, *scale.pretraining_files, _UPTRAIN),
       {
         'NUM_KV_HEADS': self.num_kv_heads,
         'INITIAL_CHECKPOINT_PATH': converted,
-        'OPTIMIZER_STATE': 'carry',
+        'OPTIMIZER_STATE': scale.optimizer_state,
         'MODEL_DIR': self.folder(scale),
         'TRAIN_STEPS': last,
         'RANDOM_SEED': self.seed,
         'RUN_EVAL_BEFORE_TRAINING': True,
-        'EVALUATE_EVERY': every,
-        'CHECKPOINT_EVERY': round(ALPHA * scale.pretraining_steps),
+        'EVALUATE_EVERY': scale.evaluate_every,
+        'CHECKPOINT_EVERY': scale.checkpoint_every,
         'KEEP_CHECKPOINTS': None,
         **scale.bindings['pretraining'],
       },
       done=f'{self.folder(scale)}/train.done',
-      steps=last - scale.pretraining_steps,
+      steps=last - scale.step(0),
     )
     return [convert, train]
 
   def numbers(self, scale: Scale) -> dict[str, Any]:
     """Returns the held-out loss, nats a token, by alpha."""
-    steps = scale.pretraining_steps
+    first, steps = scale.step(0), scale.pretraining_steps
     logged = progress.records(self.folder(scale))
     return {
       'losses': [
-        [round((r['step'] - steps) / steps, 4), r[LOSS]]
+        [round((r['step'] - first) / steps, 6), r[LOSS]]
         for r in logged
         if LOSS in r
       ]
@@ -186,7 +182,7 @@ class FineTuning:
     model, task = scale.models[self.start.size], scale.tasks[self.task]
     folder = f'{scale.work_dir}/{self.name}'
     metric = f'validation/{task.metric}'
-    last = step(scale, self.alpha) + task.steps
+    last = scale.step(self.alpha) + task.steps
     every = task.steps // 4
     finetune = Job(
       'train',
@@ -222,8 +218,16 @@ class FineTuning:
   def numbers(self, scale: Scale) -> dict[str, Any]:
     """Returns the scores with their intervals, and the losses by step."""
     folder = pathlib.Path(scale.work_dir, self.name)
-    scores = (folder / scale.split / 'scores.json').read_text()
-    return {'scores': json.loads(scores), **_losses_by_step(folder)}
+    scores = predictions.read_scores(folder / scale.split)
+    for name in scale.tasks[self.task].also:
+      examples = predictions.read(folder / scale.split).predictions
+      targets, texts = (
+        [example[part] for example in examples]
+        for part in ('target', 'prediction')
+      )
+      also = metrics.compute(name, targets, texts)
+      scores |= {f'{scale.split}/{key}': x for key, x in also.items()}
+    return {'scores': scores, **_losses_by_step(folder)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from experiments.decode_times import cells as estimated
 from experiments.decode_times import programs
 from experiments.study import budget, grid
-from experiments.study.cells import ALPHA, Cell, step
+from experiments.study.cells import ALPHA, Cell
+from experiments.study.claims import Claim
 from experiments.study.grid import Grid
 from experiments.study.results import Found
 from experiments.study.scales import LAPTOP, PAPER, SCALES, Scale
@@ -25,13 +26,13 @@ class Estimates:
   Attributes:
     cells: returns what is compiled.
     report: writes into a folder what the records of `decode_times` say.
-    claims: returns what these say of the paper's claims, a line each.
+    claims: returns what these say of the paper's claims.
     plot: the file that the report draws, if it draws one.
   """
 
   cells: Callable[[], Sequence[estimated.Cell]]
   report: Callable[[pathlib.Path, pathlib.Path], None]
-  claims: Callable[[pathlib.Path], Sequence[str]]
+  claims: Callable[[pathlib.Path], Sequence[Claim]]
   plot: str | None = None
 
 
@@ -44,17 +45,21 @@ class Script:
     results_dir: where its reports go.
     cells: returns the cells of a scale.
     report: writes into a folder what the laptop's records say.
-    claims: returns what becomes of the paper's claims at the laptop's scale, a
-      line each.
+    claims: returns what becomes of the paper's claims at the laptop's scale.
     estimates: at the paper's scale; None if there are none.
+    scales: that have cells; the reports are of the first.
+    prepare: makes what the cells of the first scale begin with, unless it is
+      there.
   """
 
   description: str
   results_dir: pathlib.Path
   cells: Callable[[Scale], Sequence[Cell]]
   report: Callable[[Found, pathlib.Path], None]
-  claims: Callable[[Found], Sequence[str]]
+  claims: Callable[[Found], Sequence[Claim]]
   estimates: Estimates | None = None
+  scales: tuple[Scale, ...] = (LAPTOP, PAPER)
+  prepare: Callable[[], None] | None = None
 
 
 def main(script: Script, argv: Sequence[str] | None = None) -> int:
@@ -97,8 +102,10 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
       _LOG.parent.mkdir(parents=True, exist_ok=True)
       with open(_LOG, 'a', encoding='utf-8') as log:
         programs.run(estimates, args.decode_times, log)
+    if script.prepare and study.scale is script.scales[0]:
+      script.prepare()
     study.run(chosen, args.shares, args.again)
-  found = Grid(LAPTOP, args.records).found()
+  found = Grid(script.scales[0], args.records).found()
   redraw(script, found, args.decode_times, args.results_dir)
   return 1 if not args.report and study.missing(chosen) else 0
 
@@ -110,15 +117,16 @@ def redraw(
 
   Args:
     script: whose.
-    found: the laptop's records; before those of the last seed begin, nothing
-      is known with an interval, and there is no report.
+    found: the records of its first scale; before those of the last seed begin,
+      nothing is known with an interval, and there is no report.
     times: records of `decode_times`.
     folder: made if absent.
   """
   if script.estimates and times.exists():
     script.estimates.report(times, folder)
-  names = [cell.name for cell in script.cells(LAPTOP)]
-  last = f'/{LAPTOP.seeds[-1]}'
+  scale = script.scales[0]
+  names = [cell.name for cell in script.cells(scale)]
+  last = f'/{scale.seeds[-1]}'
   if any(name in found and name.endswith(last) for name in names):
     folder.mkdir(parents=True, exist_ok=True)
     script.report(found, folder)
@@ -132,9 +140,10 @@ def _parser(script: Script) -> argparse.ArgumentParser:
   add = parser.add_argument
   add(
     '--scale',
-    default='laptop',
-    choices=SCALES,
-    help='laptop: a small model on a CPU; paper: the jobs at full size',
+    default=script.scales[0].name,
+    choices=[scale.name for scale in script.scales],
+    help='laptop: a small model on a CPU; public: a public checkpoint on one; '
+    'paper: the jobs at full size',
   )
   add('--dry_run', action='store_true', help='print the jobs, run nothing')
   add('--list', action='store_true', help='say which cells exist, and stop')
@@ -197,7 +206,7 @@ def dry_run(scale: Scale, cells: Sequence[Cell]) -> str:
 def _sums(budgets) -> list[str]:
   total = sum(b.chip_hours for _, b in budgets)
   lines = [f'In all {total:,.0f} chip-hours of TPU v4.']
-  papers = step(PAPER, ALPHA) - PAPER.pretraining_steps
+  papers = PAPER.step(ALPHA) - PAPER.step(0)
   for job, b in budgets:
     if 'xxl' in job.gin_files[0] and 'uptrain' in job.gin_files[-1]:
       lines.append(

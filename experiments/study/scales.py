@@ -1,7 +1,7 @@
-"""Two sizes of one study: the paper's, and a laptop's.
+"""Three sizes of one study: the paper's, a laptop's, and a public checkpoint's.
 
-Jobs are made in the same way for both; gin files, steps and tasks differ, and
-each script says which cells it has at either.
+Jobs are made in the same way for all; gin files, steps and tasks differ, and
+each script says which cells it has at which.
 """
 
 import dataclasses
@@ -21,12 +21,14 @@ class Task:
     steps: of fine-tuning.
     metric: the score that the paper reports.
     bindings: of the task's macros.
+    also: names in `metrics.METRICS` that the predictions are scored by, too.
   """
 
   gin_files: tuple[str, ...]
   steps: int
   metric: str
   bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  also: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Scale:
   """What jobs are made of.
 
   Attributes:
-    name: 'paper' or 'laptop'.
+    name: 'paper', 'laptop' or 'public'.
+    where: what is found at it is found, such as "at the paper's scale".
     models: by size.
     pretraining_steps: of the checkpoints; alpha is a share of these.
     pretraining_files: gin files of the pre-training's data.
@@ -63,9 +66,15 @@ class Scale:
     seeds: of each cell.
     bindings: of macros, for pre-training, uptraining and fine-tuning.
     work_dir: of checkpoints and logs.
+    evaluate_every: steps of uptraining.
+    checkpoint_every: steps of uptraining.
+    first_step: of uptraining, that of the checkpoints; None if it is
+      `pretraining_steps`.
+    optimizer_state: 'carry' if the checkpoints have Adafactor's, or 'reset'.
   """
 
   name: str
+  where: str
   models: Mapping[str, Model]
   pretraining_steps: int
   pretraining_files: tuple[str, ...]
@@ -74,6 +83,15 @@ class Scale:
   seeds: tuple[int, ...]
   bindings: Mapping[str, Mapping[str, Any]]
   work_dir: str
+  evaluate_every: int
+  checkpoint_every: int
+  first_step: int | None = None
+  optimizer_state: str = 'carry'
+
+  def step(self, alpha: float) -> int:
+    """Returns the step that uptraining for a share ends at."""
+    first = self.first_step or self.pretraining_steps
+    return first + round(alpha * self.pretraining_steps)
 
 
 def _of_the_paper(name: str, metric: str) -> Task:
@@ -93,6 +111,7 @@ _PUBLIC = 'gs://t5-data/pretrained_models/t5x'
 
 PAPER = Scale(
   name='paper',
+  where="at the paper's scale",
   models={
     'large': Model(
       'gin_configs/models/large.gin',
@@ -120,6 +139,8 @@ PAPER = Scale(
   seeds=(0,),
   bindings={'pretraining': _MESH, 'finetuning': _MESH},
   work_dir='runs/paper',
+  evaluate_every=10_000,
+  checkpoint_every=50_000,
 )
 
 _VOCABULARY = 'gin_configs/tasks/laptop_vocabulary.gin'
@@ -127,6 +148,7 @@ _LAPTOP = {'BATCH_SIZE': 16, 'COMPILATION_CACHE': 'runs/laptop/compiled'}
 
 LAPTOP = Scale(
   name='laptop',
+  where="at the laptop's scale",
   models={
     'laptop': Model(
       'gin_configs/models/laptop.gin', 'results/pretraining/checkpoint', 8
@@ -163,6 +185,54 @@ LAPTOP = Scale(
     'finetuning': _LAPTOP,
   },
   work_dir='runs/laptop',
+  evaluate_every=120,
+  checkpoint_every=600,
 )
 
-SCALES = {scale.name: scale for scale in (PAPER, LAPTOP)}
+_T5_VOCABULARY = 'gin_configs/tasks/public_vocabulary.gin'
+_PUBLIC_RUN = {'BATCH_SIZE': 16, 'COMPILATION_CACHE': 'runs/public/compiled'}
+
+# flan-t5-small, which was pre-trained for a million steps and tuned for 198,000
+# more; alpha is a share of the million.
+PUBLIC_CHECKPOINT = Scale(
+  name='public',
+  where='on a public checkpoint',
+  models={
+    'public': Model(
+      'gin_configs/models/public.gin', 'runs/public/checkpoint', 6
+    )
+  },
+  pretraining_steps=1_000_000,
+  first_step=1_198_000,
+  pretraining_files=(
+    'gin_configs/tasks/prose_span_corruption.gin',
+    _T5_VOCABULARY,
+  ),
+  tasks={
+    'wikipedia_summarization': Task(
+      ('gin_configs/tasks/wikipedia_summarization.gin', _T5_VOCABULARY),
+      300,
+      'rouge1',
+      {'TASK_FEATURE_LENGTHS': "{'inputs': 96, 'targets': 16}"},
+    ),
+    'verse_translation': Task(
+      ('gin_configs/tasks/verse_translation.gin', _T5_VOCABULARY),
+      300,
+      'bleu',
+      also=('chrf',),
+    ),
+  },
+  split='test',
+  seeds=(0, 1, 2),
+  bindings={
+    'pretraining': {'VALIDATION_EXAMPLES': 512, **_PUBLIC_RUN},
+    'finetuning': _PUBLIC_RUN,
+    'calibration': {'CALIBRATION_TOKENS': 16_384},
+  },
+  work_dir='runs/public',
+  evaluate_every=100,
+  checkpoint_every=100,
+  optimizer_state='reset',
+)
+
+SCALES = {scale.name: scale for scale in (PAPER, LAPTOP, PUBLIC_CHECKPOINT)}

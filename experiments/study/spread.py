@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 import scipy.stats
 
+# Of a difference by its 95% interval: above 0, with 0 in it, below 0.
+HOLDS, UNDECIDED, FAILS = 'holds', 'undecided', 'does not hold'
+
 
 @dataclasses.dataclass(frozen=True)
 class Seeds:
@@ -45,10 +48,18 @@ class Seeds:
   def verdict(self) -> str:
     """Whether a difference that should be above 0 is."""
     if self.mean - self.half_width > 0:
-      return 'holds'
-    if self.mean + self.half_width < 0:
-      return '**does not hold**'
-    return '**undecided**, the interval has 0 in it'
+      return HOLDS
+    return FAILS if self.mean + self.half_width < 0 else UNDECIDED
+
+  def interval(self, places: int = 3) -> str:
+    """Returns the mean's 95% interval, as '4.113 to 4.133'.
+
+    It is empty where nothing differed between the seeds, or there was one.
+    """
+    if len({*self.values}) == 1:
+      return ''
+    low, high = self.mean - self.half_width, self.mean + self.half_width
+    return f'{low:.{places}f} to {high:.{places}f}'
 
   def shown(self, places: int = 3) -> str:
     """Returns the mean with its interval, as '4.123 ± 0.010'.

@@ -7,7 +7,13 @@ from etils import epath
 from flax import traverse_util
 
 from gqa_flax import partitioning
-from gqa_flax.checkpoints import folders, formats, native, native_reading
+from gqa_flax.checkpoints import (
+  folders,
+  formats,
+  hub,
+  native,
+  native_reading,
+)
 from gqa_flax.checkpoints.architecture import abstract_params, check_shapes
 from gqa_flax.checkpoints.arrays import StoredCheckpoint, check_finite
 from gqa_flax.config import T5Config
@@ -29,6 +35,10 @@ class Found:
   config: T5Config
   step: int | None
   stored: StoredCheckpoint | None = None
+
+  def __str__(self) -> str:
+    """The folder, or hf://ID@COMMIT of a model on the Hub."""
+    return hub.name_of(self.folder) or str(self.folder)
 
 
 def find(path, *, optimizer: bool = False) -> Found:

@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   name = f'gqa-flax {args.command}'
   interrupts.describe(lambda: f'{name}: {interrupted.sentence(args)}')
+  if getattr(args, 'process_index', None):
+    progress.end()  # the first process of a job speaks for all
   return _run(args.run, args, name)
 
 

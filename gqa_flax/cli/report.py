@@ -8,7 +8,8 @@ _EXAMPLES = """\
 example:
   gqa-flax report --results=results --output=results.html
 
-The page holds every plot, and needs no other file. It is made of the reports
+The page holds every plot, and needs no other file. It begins with a table of
+the claims in claims.jsonl, if the folder has one, and goes on with the reports
 in the folder, which the scripts in experiments/ make of their records.
 """
 

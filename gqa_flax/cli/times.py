@@ -26,10 +26,6 @@ A target is a slice by its name (v4-8, v4-16, v5e-8, v5p-8, v6e-8, ...; v4 and
 v5p count two cores a chip) or by its shape (v4:2x2x2). It is compiled for by
 the compiler for TPUs: pip install 'gqa_flax[tpu-compile]'. A program takes
 one to three minutes.
-
-On a CPU where libtpu is installed, set JAX_PLATFORMS=cpu in the environment:
-otherwise JAX complains of TPU workers at each measurement, and no trace can be
-taken.
 """
 
 _RUN_FILE = 'gin_configs/runs/time.gin'

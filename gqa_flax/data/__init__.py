@@ -11,7 +11,7 @@ What a task is:
   embedded         a small corpus of Wikipedia introductions, and a vocabulary
 
 What the model reads of it:
-  batches          for training and for teacher-forced losses
+  batches          for training and for teacher-forced losses; packing: rows
   examples         to generate from, to score, and to look at
   reading          from a task to a dataset; iterator: its position, saved
   caching          tasks tokenized ahead of training

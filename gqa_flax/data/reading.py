@@ -149,18 +149,25 @@ def _as_written(task: TaskOrMixture) -> Callable[[Callable], Callable]:
   """Lets TensorFlow take the functions of our own tasks as they are written.
 
   AutoGraph would rewrite each of them, in case it has Python's `if` or `for`
-  over tensors: half the time in which a training starts. Those of seqio's
-  preprocessors and ours have none; a user's may.
+  over tensors: half the time in which a training starts. Our sources and
+  preprocessors have none, nor have seqio's preprocessors; a user's may.
   """
   parts = task.tasks if isinstance(task, seqio.Mixture) else [task]
-  modules = {
-    inspect.unwrap(getattr(step, 'func', step)).__module__.partition('.')[0]
-    for part in parts
-    for step in part.preprocessors
-  }
-  if modules <= {'gqa_flax', 'seqio'}:
+  if all(map(_is_ours, parts)):
     return tf.autograph.experimental.do_not_convert
   return lambda function: function
+
+
+def _is_ours(task: seqio.Task) -> bool:
+  # seqio's own sources call functions of their users.
+  steps = [getattr(step, 'func', step) for step in task.preprocessors]
+  return _package(type(task.source)) == 'gqa_flax' and all(
+    _package(inspect.unwrap(step)) in ('gqa_flax', 'seqio') for step in steps
+  )
+
+
+def _package(function) -> str:
+  return getattr(function, '__module__', '').partition('.')[0]
 
 
 def options() -> tf.data.Options:

@@ -137,7 +137,7 @@ def _unreadable(ids: Sequence[int], text: bytes | None, feature) -> list[str]:
   if num_bytes:
     kinds.append(f'{num_bytes:,} tokens are single bytes')
   if num_unknown:
-    kinds.append(f'{num_unknown:,} are unknown (<unk>)')
+    kinds.append(f'{num_unknown:,} tokens are unknown (<unk>)')
   line = f'{" and ".join(kinds)}, for the vocabulary has no piece for'
   counts = collections.Counter(text.decode() if text else '')
   strange = {c: n for c, n in counts.items() if _lacks_piece(c, pieces)}

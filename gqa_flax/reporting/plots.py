@@ -1,5 +1,6 @@
 """Plots, drawn from numbers alone: PNG and SVG, the same bytes every time."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -68,18 +69,30 @@ def paired_bars(
   Args:
     path: of the PNG, see `save`.
     labels: from top to bottom.
-    series: at most two, name to one number a label.
+    series: at most two, name to one number a label, nan for no bar; a bar
+      without its pair stands on the tick.
     lines: name to where a dashed line stands, for what bars compare with.
     title: above the plot.
     xlabel: quantity and unit.
   """
   figure, axes = new(7.5, 0.6 * len(labels) + 1.8)
   height = 0.8 / len(series)
+  drawn = [
+    [i for i, x in enumerate(pair) if not math.isnan(x)]
+    for pair in zip(*series.values(), strict=True)
+  ]
   for i, (name, values) in enumerate(series.items()):
-    positions = [
-      y + (i - (len(series) - 1) / 2) * height for y in range(len(labels))
-    ]
-    bars = axes.barh(positions, values, height, label=name, color=_PAIR[i])
+    ticks = [y for y, pair in enumerate(drawn) if i in pair]
+    bars = axes.barh(
+      [
+        y + (drawn[y].index(i) - (len(drawn[y]) - 1) / 2) * height
+        for y in ticks
+      ],
+      [values[y] for y in ticks],
+      height,
+      label=name,
+      color=_PAIR[i],
+    )
     axes.bar_label(bars, fmt='%.2f', padding=3, fontsize=8)
   for i, (name, x) in enumerate(lines.items()):
     style = ('--', ':')[i % 2]

@@ -18,6 +18,8 @@ import tqdm
 _PHASE_SECONDS = 1.0
 # Between two lines of a bar that is shown in a file and hurries.
 _BAR_SECONDS = 30.0
+# Timers of two phases may end together.
+_writing = threading.Lock()
 
 
 class _Status:
@@ -59,7 +61,8 @@ class _Status:
       return
 
     def tell():
-      self.tell(text if isinstance(text, str) else text())
+      with contextlib.suppress(Exception):  # the command has its own error
+        self.tell(text if isinstance(text, str) else text())
 
     # Its thread waits where C code holds the interpreter's lock.
     timer = threading.Timer(seconds, tell)
@@ -75,10 +78,12 @@ def say(text: str):
   """Prints a line to standard error; a progress bar moves out of its way."""
   if sys.stderr is None:
     return
-  if sys.stderr.isatty():
-    tqdm.tqdm.write(text, file=sys.stderr)
-  else:
-    print(text, file=sys.stderr, flush=True)
+  with _writing:
+    if sys.stderr.isatty():
+      tqdm.tqdm.write(text, file=sys.stderr)
+    else:
+      sys.stderr.write(f'{text}\n')
+      sys.stderr.flush()
 
 
 class Bar:

@@ -119,17 +119,16 @@ def measure_all(
   ]
   for number, (sizes, layout) in enumerate(ways, 1):
     mesh_text = programs.describe(sizes, layout)
-    with status.phase(f'measuring {number} of {len(ways)}: {mesh_text}'):
-      found = measure(
-        dataclasses.replace(config, cache_sharding=layout),
-        lengths,
-        partitioning.make_mesh(partitioning.MeshShape(*sizes)),
-        batch_size=batch_size,
-        param_dtype=param_dtype,
-        repeats=repeats,
-        trace_dir=trace_dir,
-      )
-    yield found
+    status.tell(f'measuring {number} of {len(ways)}: {mesh_text}')
+    yield measure(
+      dataclasses.replace(config, cache_sharding=layout),
+      lengths,
+      partitioning.make_mesh(partitioning.MeshShape(*sizes)),
+      batch_size=batch_size,
+      param_dtype=param_dtype,
+      repeats=repeats,
+      trace_dir=trace_dir,
+    )
 
 
 def measure(

@@ -68,8 +68,13 @@ def outcome(directory) -> str:
   """
   folder = epath.Path(directory)
   rows = []
-  if steps := [native.step_of(p) for p in folder.glob(f'{native.PREFIX}_*')]:
-    rows.append(('checkpoint', f'{folder}/{native.PREFIX}_{max(steps)}'))
+  saved = [
+    path
+    for path in folder.glob(f'{native.PREFIX}_*')
+    if native.step_of(path) is not None
+  ]
+  if saved:
+    rows.append(('checkpoint', str(max(saved, key=native.step_of))))
   scores: dict[str, dict[int, float]] = {}
   for record in records(directory):
     if 'loss' not in record:  # of an evaluation

@@ -78,8 +78,9 @@ class Watchdog:
         self._bite()
 
   def _bite(self):
+    # On a line of its own, after a progress bar.
     print(
-      f'No progress for {self._seconds:g} seconds: process {os.getpid()} ends '
+      f'\nNo progress for {self._seconds:g} seconds: process {os.getpid()} ends '
       f'with status {EXIT_STATUS}, so that the job can be started again; its '
       'threads stand here:',
       file=sys.stderr,

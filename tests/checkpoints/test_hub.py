@@ -138,6 +138,7 @@ def test_training_and_decoding_begin_with_a_cached_model(cache, model):
   snapshot = put(cache, model)
   found = restoring.find(ID)
   assert (str(found.folder), found.step) == (str(snapshot), 1_000_000)
+  assert str(found) == f'hf://{ID}@{COMMIT}'
   params, config = gqa_flax.load_params(model)
   assert found.config == config
   np.testing.assert_array_equal(

@@ -9,6 +9,8 @@ from experiments import redraw
 
 RESULTS = pathlib.Path('results')
 DERIVED = {'.md', '.csv', '.png', '.svg'}
+# The one file of JSON lines that is no record.
+CLAIMS = 'claims.jsonl'
 
 
 def derived(results):
@@ -16,7 +18,8 @@ def derived(results):
   return {
     path.relative_to(results): path
     for path in results.rglob('*')
-    if path.suffix in DERIVED and 'checkpoint' not in path.parts
+    if (path.suffix in DERIVED or path.name == CLAIMS)
+    and 'checkpoint' not in path.parts
   }
 
 

@@ -58,7 +58,8 @@ def test_every_cell_of_the_laptops_has_its_record():
 
 @pytest.mark.parametrize('scale', [PAPER, LAPTOP], ids=lambda s: s.name)
 def test_gin_accepts_every_kind_of_job(scale, capsys, monkeypatch):
-  monkeypatch.setattr(cli.jobs, '_print_plan', lambda args: None)  # slow
+  # It is slow.
+  monkeypatch.setattr('gqa_flax.cli.jobs._print_plan', lambda args: None)
   size = next(reversed(scale.models))
   start = Uptraining(size, 1, 'subspace')
   jobs = [*FromScratch(size, 1, 10).jobs(scale), *Timing(size, 1).jobs(scale)]
@@ -137,11 +138,14 @@ def test_interval_over_seeds():
   other = Seeds.of([x + 1 for x in values])
   assert other.minus(seeds).half_width == pytest.approx(0)
   assert other.minus(seeds).verdict == 'holds'
-  assert seeds.minus(other).verdict == '**does not hold**'
-  assert 'undecided' in Seeds.of([-1.0, 1.1, 0.2]).verdict
+  assert seeds.minus(other).verdict == 'does not hold'
+  assert Seeds.of([-1.0, 1.1, 0.2]).verdict == 'undecided'
   assert Seeds.of([3.0]).shown() == '3.000'
   # There is no interval where nothing was drawn.
   assert Seeds.of([3.0, 3.0]).shown() == '3.000'
+  assert Seeds.of([3.0, 3.0]).interval() == ''
+  assert Seeds.of([3.0]).interval() == ''
+  assert Seeds.of([3.0, 3.5]).interval(1) == '0.1 to 6.4'
   assert Seeds.of([3.0, 3.5]).shown(1) == '3.2 ± 3.2'
 
 
