@@ -31,6 +31,7 @@ from experiments.fault_injection import report as fault_injection
 from experiments.input_pipeline import report as input_pipeline
 from experiments.low_precision import report as low_precision
 from experiments.peers import report as peers
+from experiments.quickstart import report as quickstart
 from experiments.real_checkpoint import report as real_checkpoint
 from experiments.scale import report as scale
 from experiments.study import command
@@ -38,7 +39,8 @@ from experiments.study.grid import Grid
 from experiments.study.scales import LAPTOP
 from experiments.training_knobs import report as training_knobs
 
-# What writes a folder's report from the records in it.
+# What writes a folder's report from the records in it; a study that has not been
+# run has no folder.
 REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
   'conversion': conversion_scale.report,
   'fault_injection': fault_injection.write,
@@ -46,6 +48,7 @@ REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
   'kv_cache': kv_cache.report,
   'low_precision': low_precision.write,
   'peers': peers.write,
+  'quickstart': quickstart.redraw,
   'real_checkpoint': real_checkpoint.write,
   'roofline_check': roofline_check.report,
   'scale': scale.write,
@@ -67,7 +70,8 @@ STUDY = (
 def redraw(results: pathlib.Path):
   """Writes all that is derived from a folder of records."""
   for name, report in REPORTS.items():
-    report(results / name)
+    if (results / name).exists():
+      report(results / name)
   found = Grid(LAPTOP, results / 'study' / 'records.jsonl').found()
   pretraining.report(found, results / 'pretraining')
   times = results / 'decode_times' / 'records.jsonl'
