@@ -39,8 +39,8 @@ from experiments.study.grid import Grid
 from experiments.study.scales import LAPTOP
 from experiments.training_knobs import report as training_knobs
 
-# What writes a folder's report from the records in it; a study that has not been
-# run has no folder.
+# What writes a folder's report from the records in it; a study that has not run
+# has no folder.
 REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
   'conversion': conversion_scale.report,
   'fault_injection': fault_injection.write,
