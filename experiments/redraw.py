@@ -32,6 +32,7 @@ from experiments.fault_injection import report as fault_injection
 from experiments.input_pipeline import report as input_pipeline
 from experiments.low_precision import report as low_precision
 from experiments.peers import report as peers
+from experiments.quickstart import report as quickstart
 from experiments.real_checkpoint import report as real_checkpoint
 from experiments.scale import report as scale
 from experiments.study import command
@@ -39,7 +40,8 @@ from experiments.study.grid import Grid
 from experiments.study.scales import LAPTOP, PUBLIC_CHECKPOINT
 from experiments.training_knobs import report as training_knobs
 
-# What writes a folder's report from the records in it.
+# What writes a folder's report from the records in it; a study that has not run
+# has no folder.
 REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
   'conversion': conversion_scale.report,
   'fault_injection': fault_injection.write,
@@ -47,6 +49,7 @@ REPORTS: Mapping[str, Callable[[pathlib.Path], None]] = {
   'kv_cache': kv_cache.report,
   'low_precision': low_precision.write,
   'peers': peers.write,
+  'quickstart': quickstart.redraw,
   'real_checkpoint': real_checkpoint.write,
   'roofline_check': roofline_check.report,
   'scale': scale.write,
@@ -69,7 +72,8 @@ STUDY = (
 def redraw(results: pathlib.Path):
   """Writes all that is derived from a folder of records."""
   for name, report in REPORTS.items():
-    report(results / name)
+    if (results / name).exists():
+      report(results / name)
   records = results / 'study' / 'records.jsonl'
   found = {
     scale.name: Grid(scale, records).found()

@@ -117,6 +117,7 @@ def test_a_macro_that_nothing_sets_is_named(capsys, tmp_path):
   assert 'KEEP_BEST has no value: no gin file given sets it' in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('run', ['pretrain', 'uptrain', 'finetune'])
 @pytest.mark.parametrize(
   'size', ['mini', 'small', 'base', 'large', 'xl', 'xxl']
@@ -310,6 +311,7 @@ def test_a_dry_run_of_convert_prints_and_writes_nothing(capsys, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_convert_calibrates_on_a_task(capsys, tmp_path, tiny_config):
   rng = np.random.default_rng(0)
   config = T5Config(**{**tiny_config.to_dict(), 'vocab_size': 4160})

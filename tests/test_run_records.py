@@ -26,6 +26,7 @@ def argv(tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_the_whole_configuration_is_there_while_a_run_goes_on(
   tmp_path, argv, monkeypatch
 ):
@@ -47,6 +48,7 @@ def test_the_whole_configuration_is_there_while_a_run_goes_on(
     assert line in during[0]
 
 
+@pytest.mark.slow
 def test_a_refused_run_leaves_the_record_of_the_earlier_one(
   tmp_path, argv, capsys
 ):

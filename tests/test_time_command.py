@@ -27,6 +27,7 @@ def fail(capsys, *argv):
   return status, captured.err
 
 
+@pytest.mark.slow
 def test_measured_on_the_devices_that_are_here(capsys, tmp_path):
   output = tmp_path / 'records.jsonl'
   argv = [

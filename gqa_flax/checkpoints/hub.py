@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
 
@@ -99,8 +99,7 @@ def download(model: Model) -> epath.Path:
   Raises:
     FileNotFoundError: There is no such model, or neither the network nor the
       cache has it.
-    ImportError: huggingface_hub is not installed, or the model can only be read
-      with torch and that is not.
+    ImportError: The model can only be read with torch, which is not installed.
   """
   problem = None
   folder = None
@@ -132,14 +131,15 @@ def _snapshot(model: Model, arrays) -> epath.Path:
     model: The model.
     arrays: Patterns of the files of its arrays.
   """
-  library = _library(model)
+  import huggingface_hub  # late: it takes a moment to load
+
   get = functools.partial(
-    library.snapshot_download,
+    huggingface_hub.snapshot_download,
     model.id,
     revision=model.revision,
     allow_patterns=['config.json', *COMPANIONS, *arrays],
   )
-  with _quiet(library.logging):
+  with _quiet(huggingface_hub.logging):
     if _COMMIT.fullmatch(model.revision or ''):
       # It does not change, and the library asks the network again and again.
       with contextlib.suppress(Exception):
@@ -166,17 +166,6 @@ def _quiet(logging) -> Iterator[None]:
     yield
   finally:
     logging.set_verbosity(verbosity)
-
-
-def _library(model: Model) -> Any:
-  try:
-    import huggingface_hub
-  except ImportError as error:
-    raise ImportError(
-      f'There is no folder {model.given}, and huggingface_hub, which downloads '
-      'models, is not installed; pip install huggingface_hub, or give a folder.'
-    ) from error
-  return huggingface_hub
 
 
 def _require_torch(model: Model):

@@ -143,12 +143,21 @@ class Bar:
     self._bar.close()
 
 
+def bar_is_open() -> bool:
+  """Whether the cursor of a terminal stands behind a progress bar."""
+  return bool(_bars()) and sys.stderr is not None and sys.stderr.isatty()
+
+
 def close_bars():
   """Ends the line of every progress bar, others' included."""
-  # All are known to tqdm alone: TFDS and huggingface_hub have theirs.
-  for bar in list(getattr(tqdm.tqdm, '_instances', ())):
+  for bar in _bars():
     with contextlib.suppress(Exception):  # an error is about to be said
       bar.close()
+
+
+def _bars() -> list[tqdm.tqdm]:
+  # All are known to tqdm alone: TFDS and huggingface_hub have theirs.
+  return list(getattr(tqdm.tqdm, '_instances', ()))
 
 
 _status = _Status()

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 
+from gqa_flax.runtime import status
 from gqa_flax.training.preemption import EXIT_STATUS
 
 _current: 'Watchdog | None' = None
@@ -78,11 +79,12 @@ class Watchdog:
         self._bite()
 
   def _bite(self):
-    # On a line of its own, after a progress bar.
+    # Closing a bar could wait for the thread that hangs.
+    end_line = '\n' if status.bar_is_open() else ''
     print(
-      f'\nNo progress for {self._seconds:g} seconds: process {os.getpid()} ends '
-      f'with status {EXIT_STATUS}, so that the job can be started again; its '
-      'threads stand here:',
+      f'{end_line}No progress for {self._seconds:g} seconds: process '
+      f'{os.getpid()} ends with status {EXIT_STATUS}, so that the job can be '
+      'started again; its threads stand here:',
       file=sys.stderr,
       flush=True,
     )

@@ -114,6 +114,7 @@ def test_a_damaged_checkpoint_is_not_converted(
   refused('convert', '--gin.INPUT=copy', 'copy')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage', DAMAGE['native'])
 @pytest.mark.parametrize('command', ['evaluate', 'infer', 'finetune'])
 def test_a_damaged_checkpoint_is_not_used(refused, damaged, command, damage):

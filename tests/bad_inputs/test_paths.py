@@ -36,6 +36,7 @@ def test_what_is_no_path(refused, command, setting, value):
   refused(command, f'--gin.{setting}={value}', setting, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('command', 'setting'), READ)
 @pytest.mark.parametrize(
   'path',

@@ -217,12 +217,6 @@ def test_an_incomplete_cache_is_not_taken_for_the_model(cache, model):
     formats.open_checkpoint(ID)
 
 
-def test_without_the_library_it_is_named(cache, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-  with pytest.raises(ImportError, match='pip install huggingface_hub, or give'):
-    folders.checkpoints_at(ID)
-
-
 def test_a_folder_of_the_name_comes_first(cache, model, tmp_path):
   put(cache, model)
   formats.save_params(ID, *gqa_flax.load_params(model), 'hugging_face', step=5)

@@ -278,6 +278,7 @@ def test_read_bfloat16(config_of, compare, tmp_path):
 # Writing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind,num_kv_heads',
   [('t5_1_1', 1), ('t5_1_1', 2), ('t5_1_1', 8), ('t5_1_0', 2)],

@@ -94,6 +94,7 @@ def arrays_of(folder, item):
   return sorted(files, key=lambda p: -p.stat().st_size)
 
 
+@pytest.mark.slow
 def test_the_newest_is_taken(resume, folder, tiny_params, opt_state):
   checkpoint, state, position = resume()
   assert (checkpoint.step, position) == (7, 7)

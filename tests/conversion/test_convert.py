@@ -100,6 +100,7 @@ def test_grouped_to_fewer_groups_is_the_same_in_two_steps(
   )
 
 
+@pytest.mark.slow
 def test_random_is_the_initializer_and_follows_the_seed(
   tiny_config, make_params
 ):

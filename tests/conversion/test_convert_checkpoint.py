@@ -524,6 +524,7 @@ def test_no_statistics_to_carry(source, tmp_path):
 # Calibration
 
 
+@pytest.mark.slow
 def test_statistics_are_collected_once(
   source, tiny_config, tiny_params, make_batch, tmp_path
 ):

@@ -151,6 +151,7 @@ def test_packing_keeps_every_token_and_tells_examples_apart():
   assert sum(len(b['decoder_segment_ids']) for b in packed) < NUM_WORDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, pack', [('words', False), ('spans', True)])
 def test_restored_batches_go_on_as_if_never_stopped(name, pack, tmp_path):
   # 25 batches of 4 rows reach into the second epoch or, where packed, beyond.
@@ -193,6 +194,7 @@ def test_every_epoch_draws_other_spans():
   assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_seeds_decide_the_batches():
   first, again, other = (
     next(train('spans', seed=seed, pack=False)) for seed in (5, 5, 6)
@@ -235,6 +237,7 @@ KINDS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @KINDS
 def test_batches_do_not_depend_on_the_number_of_processes(
   name, pack, as_processes
@@ -248,6 +251,7 @@ def test_batches_do_not_depend_on_the_number_of_processes(
     assert_equal(global_batches(as_processes(make, number), 12), whole)
 
 
+@pytest.mark.slow
 @KINDS
 def test_other_numbers_of_processes_continue_exactly(
   name, pack, as_processes, tmp_path
@@ -282,6 +286,7 @@ def test_a_used_iterator_takes_over_another_number_of_streams(tmp_path):
   assert_equal(itertools.islice(other, 3), list(itertools.islice(saved, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number, whole', [(3, False), (8, False), (2, True)])
 def test_every_stream_is_saved_by_one_process(
   number, whole, as_processes, tmp_path
@@ -317,6 +322,7 @@ def test_a_process_opens_the_streams_of_its_rows_alone(
   assert opened == [(2, 4), (3, 4)]
 
 
+@pytest.mark.slow
 def test_an_iterator_ends_with_the_first_of_its_streams(as_processes):
   # 14, 13 and 13 examples: the second process has only the last stream.
   def make():
@@ -429,6 +435,7 @@ def test_inputs_that_are_not_their_texts_tokens_are_of_unknown_length():
   assert example['uncut_inputs_length'] == 4
 
 
+@pytest.mark.slow
 def test_bad_data_is_refused_in_a_sentence():
   with pytest.raises(ValueError, match=r"no split 'dev': it has train, few"):
     train(split='dev')
@@ -453,6 +460,7 @@ def test_a_position_is_restored_only_where_it_belongs(tmp_path):
     train(num_shards=2, pack=False).restore(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [1, 2])
 def test_a_new_seed_starts_a_new_order(number, tmp_path, as_processes, capsys):
   def make(seed):
@@ -476,6 +484,7 @@ def test_a_new_seed_starts_a_new_order(number, tmp_path, as_processes, capsys):
   assert_equal(global_batches(again, 2), global_batches(others, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage', ['nothing saved', 'a stream is missing'])
 def test_a_position_that_is_not_whole_may_be_reset(damage, tmp_path, capsys):
   def make(**options):

@@ -57,6 +57,7 @@ def test_two_commands_do_not_write_one_cache(task, tmp_path):
   assert begun.read_text() == 'half'
 
 
+@pytest.mark.slow
 def test_cached_examples_are_those_made_on_the_fly(task, cache):
   caching.add_folders([str(cache)])
   for split in task.splits:

@@ -435,6 +435,7 @@ def test_prepare_says_that_there_is_no_network(
   assert not list(tmp_path.rglob('*tfrecord*'))
 
 
+@pytest.mark.slow
 def test_prepare_caches(capsys, use_tfds, tmp_path, bytes_task):
   use_tfds('cnn_dailymail:3.4.0')
   file = bytes_task('cnn_dailymail', {'inputs': 8, 'targets': 8})
@@ -458,6 +459,7 @@ def test_prepare_caches(capsys, use_tfds, tmp_path, bytes_task):
   assert status == 1 and 'is cached in' in err and '--overwrite' in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PAPER)
 def test_task_files_carry_the_papers_recipe(name, capsys):
   argv = ['train', '--dry_run', '--gin_file=gin_configs/models/xxl.gin']
@@ -479,6 +481,7 @@ def test_task_files_carry_the_papers_recipe(name, capsys):
     assert line in lines
 
 
+@pytest.mark.slow
 def test_uptraining_reads_c4_as_the_paper_did(capsys):
   argv = ['train', '--dry_run', '--gin_file=gin_configs/models/xxl.gin']
   argv += ['--gin_file=gin_configs/tasks/c4_span_corruption.gin']

@@ -384,6 +384,7 @@ def test_the_gin_file_trains_and_scores_what_its_macros_name(tmp_path, capsys):
     '--gin_file=gin_configs/runs/evaluate.gin',
     f'--gin.CHECKPOINT={tmp_path}/model',
     f'--gin.OUTPUT_DIR={tmp_path}/scores',
+    '--json',
   ]
   assert cli.main(evaluate) == 0
   assert 'validation/exact_match' in json.loads(capsys.readouterr().out)

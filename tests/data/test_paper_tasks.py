@@ -123,6 +123,7 @@ def find(examples, text):
   return found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_the_model_reads_this_text(name, make_task):
   text, inputs, targets, *_ = EXAMPLES[name]
@@ -162,6 +163,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_every_raw_example_with_two_texts_is_read_in_every_split(
   name, make_task, raw_files
@@ -184,6 +186,7 @@ def test_every_raw_example_with_two_texts_is_read_in_every_split(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_what_is_too_long_is_cut_before_eos(name, make_task):
   whole, cut = (read(make_task(name), lengths=x) for x in (LONG, SHORT))
@@ -355,6 +358,7 @@ def words_of(batches_, name):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', catalogue.DATA_SETS)
 def test_hosts_share_the_examples_without_loss_or_repetition(
   name, make_task, as_processes
@@ -382,6 +386,7 @@ def test_hosts_share_the_examples_without_loss_or_repetition(
     assert sum(parts, collections.Counter()) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', catalogue.DATA_SETS)
 def test_the_stream_goes_on_with_the_next_example(name, make_task, tmp_path):
   task = make_task(name)

@@ -85,6 +85,7 @@ def test_train_decode_and_score(name, run, tmp_path, capsys, raw_files):
     '--gin_file=gin_configs/runs/evaluate.gin',
     f'--gin.CHECKPOINT={tuned}',
     f'--gin.OUTPUT_DIR={scores}',
+    '--json',
   )
   printed = json.loads(capsys.readouterr().out)
   lines = (scores / 'predictions.jsonl').read_text().splitlines()

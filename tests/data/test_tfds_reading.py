@@ -91,6 +91,7 @@ def continued(plain, tmp_path):
   return compare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ALL)
 def test_sources_read_every_split(name, source_of, raw_files, plain):
   source = source_of(name)
@@ -117,6 +118,7 @@ def test_sources_continue_where_they_were_saved(
   assert sorted(before + after) == sorted(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('in_memory', [False, True])
 @pytest.mark.parametrize('num_shards', [1, 2])
 @pytest.mark.parametrize('name', FIELDS)
@@ -144,6 +146,7 @@ def test_tasks_continue_in_a_later_epoch(
   assert restored == after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shuffle', [False, True])
 @pytest.mark.parametrize('num_shards', [1, 2, 3])
 @pytest.mark.parametrize('name', FIELDS)

@@ -54,6 +54,7 @@ def finished(checkpoint, task, tmp_path_factory):
   return score, read(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize('batches_done', [0, 1, 2])
 def test_after_a_stop_it_goes_on_to_the_same_files(
@@ -100,6 +101,7 @@ def test_stopped_while_writing_it_decodes_nothing_again(
   assert read(tmp_path) == finished[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('when', ['stopped', 'finished'])
 @pytest.mark.parametrize(
   'change, message',

@@ -28,6 +28,7 @@ def data_dir(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', experiment.TASKS)
 def test_the_stages_come_to_what_training_gets(
   name, data_dir, vocabulary, monkeypatch

@@ -77,6 +77,7 @@ def test_eos_ends_nothing_in_either(one_thread):
   np.testing.assert_array_equal(tokens, expected)
 
 
+@pytest.mark.slow
 def test_both_train_with_the_same_losses(one_thread):
   found = training.run(CELL, 1, ['sdpa'])
   theirs, ours = found['losses'].values()

@@ -34,6 +34,7 @@ def redrawn(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_no_derived_file_is_missing_or_new(redrawn):
   assert derived(redrawn).keys() == derived(RESULTS).keys()
   assert len(derived(RESULTS)) > 20

@@ -144,6 +144,7 @@ def forced_logits(model, params, encoder_tokens, targets):
   return forward(encoder_tokens, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('num_kv_heads', [1, 2, 8])
 def test_cached_decoding_sees_what_the_cache_keeps(
   tiny_config, make_params, make_batch, round_keys_values, num_kv_heads

@@ -121,3 +121,16 @@ bar.close()
 """)
   assert 'Warning: the learning rate is high.' in lines
   assert '5/8' in lines[-2]
+
+
+def test_a_hang_has_a_line_of_its_own_after_a_bar():
+  lines = on_terminal("""
+import time
+from gqa_flax.runtime import status
+from gqa_flax.training import watchdog
+bar = status.Bar('run', 8)
+bar.show(3)
+with watchdog.Watchdog(0.2):
+  time.sleep(60)
+""")
+  assert any(line.startswith('No progress for 0.2 seconds') for line in lines)

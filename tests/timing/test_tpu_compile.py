@@ -66,6 +66,7 @@ def arguments_and_bytes(sizes):
   ]
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
   ('fixture', 'sizes'), [('on_eight', MESH), ('on_one', (1, 1, 1))]

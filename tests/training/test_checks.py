@@ -99,6 +99,7 @@ def test_a_score_that_no_evaluator_gives_is_refused_with_those_there_are(
   checks.check_keep_best(None, evaluators)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_by_a_loss_has_the_lowest(run, tmp_path):
   scores = iter([3.0, 1.0, 2.0])
   run(

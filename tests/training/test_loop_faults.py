@@ -20,6 +20,7 @@ def assert_identical(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_and_the_same_command_goes_on(run, tmp_path):
   whole = run('whole', 5)
 
@@ -92,6 +93,7 @@ def test_a_damaged_checkpoint_is_set_aside(run, tmp_path):
   assert any(n.endswith('checkpoint_4') and n != 'checkpoint_4' for n in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('microbatches', [1, 2])
 def test_a_batch_that_gives_nothing_finite_is_skipped(
   run, tmp_path, make_batch, tiny_config, counting_batches, microbatches

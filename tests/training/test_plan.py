@@ -15,6 +15,7 @@ from gqa_flax.training.state import new_state
 LENGTHS = {'inputs': 7, 'targets': 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)])
 def test_bytes_of_a_device_are_those_that_it_holds(sizes, tiny_config):
   config = dataclasses.replace(tiny_config, num_kv_heads=2)

@@ -82,6 +82,7 @@ def folder(failed, tmp_path):
   return tmp_path / 'run'
 
 
+@pytest.mark.slow
 def test_another_seed_after_a_loss_that_is_not_finite(
   failed, folder, tiny_config, capsys
 ):
@@ -130,6 +131,7 @@ def test_steps_that_are_not_finite_are_left_out(failed, folder, tiny_config):
   assert logged == {1: None, 2: None, 4: 1, 5: None, 6: None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('then', 'now', 'name'),
   [
