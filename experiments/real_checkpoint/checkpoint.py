@@ -16,8 +16,8 @@ from onnx import numpy_helper
 from experiments.real_checkpoint import sentencepiece_file
 from gqa_flax.checkpoints import formats
 from gqa_flax.checkpoints.architecture import parameter_shapes
+from gqa_flax.checkpoints.published import PUBLISHED
 from gqa_flax.config import T5Config
-from gqa_flax.conversion.steps import PUBLISHED
 
 PACKAGE = 'traceforge_title_model'
 CONFIG = T5Config.t5_1_1('small', dropout_rate=0.0)

@@ -120,7 +120,7 @@ def convert_checkpoint(
       Hugging Face's format it is the folder itself.
     num_kv_heads: as in `convert_params`.
     step: steps of training since the first of pre-training, for a checkpoint
-      that does not say; `steps.PUBLISHED` lists those of published ones.
+      that does not say; `checkpoints.published` lists those of published ones.
     method: as in `convert_params`.
     seed: as in `convert_params`.
     input_format: of `formats.READABLE`; None recognises it.
