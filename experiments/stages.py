@@ -8,16 +8,6 @@ from typing import Any
 
 from gqa_flax.reporting import records
 
-# For XLA_FLAGS, on two cores. Operations of a small model are not worth sharing
-# between threads: two data-parallel devices of one thread each take less time a
-# step than one device of two threads. What takes seconds to run is not worth
-# compiling thoroughly, either. XLA reads this when the first array is made.
-SMALL_OPERATIONS = (
-  '--xla_force_host_platform_device_count=2 '
-  '--xla_cpu_multi_thread_eigen=false '
-  '--xla_llvm_disable_expensive_passes=true'
-)
-
 
 def share_compiled(work_dir: pathlib.Path):
   """Lets models of one shape share what was compiled for the first of them."""

@@ -25,12 +25,7 @@ import jax
 import seqio
 
 from experiments import baselines, toy_report
-from experiments.stages import (
-  SMALL_OPERATIONS,
-  Stages,
-  check_settings,
-  share_compiled,
-)
+from experiments.stages import Stages, check_settings, share_compiled
 from gqa_flax import cli
 from gqa_flax.checkpoints import native
 from gqa_flax.checkpoints.formats import open_checkpoint
@@ -249,7 +244,16 @@ def score(checkpoint: str, evaluators: Iterable[Callable]) -> dict[str, float]:
 
 def main() -> int:
   """Runs the toy as gin_configs/toy.gin and bindings say."""
-  os.environ.setdefault('XLA_FLAGS', SMALL_OPERATIONS)
+  # Operations this small are not worth sharing between threads: two
+  # data-parallel devices of one thread each take less time a step than one
+  # device of two threads. Nor is what runs for seconds worth compiling
+  # thoroughly. XLA reads this when the first array is made.
+  os.environ.setdefault(
+    'XLA_FLAGS',
+    '--xla_force_host_platform_device_count=2 '
+    '--xla_cpu_multi_thread_eigen=false '
+    '--xla_llvm_disable_expensive_passes=true',
+  )
   argv = ['--gin_file=gin_configs/toy.gin', *sys.argv[1:]]
   return cli.run_function('experiments.toy', 'toy', argv)
 

@@ -20,15 +20,13 @@ WORK_DIR. Hardware: two CPU cores, ten minutes.
 import os
 import sys
 
-from experiments.stages import SMALL_OPERATIONS
 from gqa_flax import cli
 from gqa_flax.runtime import interrupts
 
 
 def main() -> int:
   """Runs the quickstart as gin_configs/quickstart.gin and bindings say."""
-  # Both are read when JAX and TensorFlow are imported, which takes seconds.
-  os.environ.setdefault('XLA_FLAGS', SMALL_OPERATIONS)
+  # Read when TensorFlow is imported, which takes seconds.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   argv = ['--gin_file=gin_configs/quickstart.gin', *sys.argv[1:]]
   if not {'--help', '-h'} & {*argv}:
