@@ -37,6 +37,7 @@ def draw(path, stages):
   """Draws ROUGE-1 of each model, and the baselines as lines."""
   before, after = models_of(stages, 'converted'), models_of(stages, 'finetuned')
   rank = {record['name']: i for i, record in enumerate(before)}
+  paired = {record['name'] for record in after}
   figure, axes = plots.new(7.5, 4.6)
   for offset, rows, label, color in (
     (-0.2, before, 'converted', '#b8c4d6'),
@@ -44,7 +45,9 @@ def draw(path, stages):
   ):
     scores = np.asarray([r[ROUGE] for r in rows])
     low, high = np.asarray([r['interval'] for r in rows]).T
-    places = np.asarray([rank[r['name']] for r in rows]) + offset
+    places = np.asarray(
+      [rank[r['name']] + offset * (r['name'] in paired) for r in rows]
+    )
     axes.barh(places, scores, 0.38, label=label, color=color)
     axes.errorbar(
       scores,
@@ -56,7 +59,14 @@ def draw(path, stages):
       capsize=2,
     )
     for place, score, end in zip(places, scores, high):
-      axes.text(end + 0.6, place, f'{score:.1f}', va='center', fontsize=10)
+      axes.text(
+        end + 0.6,
+        place,
+        f'{score:.1f}',
+        va='center',
+        fontsize=10,
+        bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 1},
+      )
   for key in BASELINES:
     x = stages['baselines'][f'{key}/rouge1']
     axes.axvline(x, color='#444444', linestyle='--', linewidth=1, zorder=0)
