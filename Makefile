@@ -6,7 +6,7 @@
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # The first of these that is at least Python 3.11 makes .venv.
-PYTHON = python3.12 python3.11 python3
+PYTHON ?= python3.12 python3.11 python3
 # The interpreters whose versions constraints.txt holds, oldest first.
 PYTHONS = python3.11 python3.12
 # What the tests need besides. Without hf, for example, there is no torch, and

@@ -1,4 +1,4 @@
-"""The GQA paper's method on a public checkpoint, in ten minutes, on a CPU.
+"""The GQA paper's method on a public checkpoint, in minutes, on a CPU.
 
 flan-t5-small, as the package traceforge-title-model carries it, is converted
 from 6 key/value heads to 2 and to 1, by the paper's mean and by `subspace`, a
@@ -14,7 +14,7 @@ report compares what the models write, before and after.
 All settings stand in gin_configs/quickstart.gin. Stages that are done are not
 done again: an interrupted run continues, and another one after that only
 rebuilds the report. Needs the extra `quickstart` of the package and 3 GB in
-WORK_DIR. Hardware: two CPU cores, ten minutes.
+WORK_DIR. Hardware: two CPU cores, some ten minutes where they are quiet.
 """
 
 import os
