@@ -55,8 +55,8 @@ SLOW = {
   ],
   'data check': ['data', 'check', 'own_files', *TASK],
   'estimate': [
-    *('time', *MODEL, f'{RUNS}/time.gin', LENGTHS, '--target=v5e-1'),
-    '--gin.BATCH_SIZE=8',
+    *('time', *MODEL, f'{RUNS}/time.gin', LENGTHS, '--target=v5e-8'),
+    *('--gin.BATCH_SIZE=8', '--gin.MESH_DATA=8'),
   ],
 }
 
@@ -120,7 +120,7 @@ def test_a_slow_command_speaks_for_itself(name, world, tmp_path):
     assert f'checkpoint                {tmp_path}/run/checkpoint_2\n' in out
     assert 'tensorboard --logdir=' in out.splitlines()[-1]
   if name == 'estimate':
-    assert 'compiling 1 of 1: 1 x 1 x 1 (data x fsdp x model)' in said
+    assert 'compiling 1 of 1: 8 x 1 x 1 (data x fsdp x model)' in said
     assert '(the last took ' in said.splitlines()[-1]
 
 
