@@ -9,6 +9,7 @@ from flax import traverse_util
 from gqa_flax import cli
 from gqa_flax.checkpoints import formats
 from gqa_flax.checkpoints.architecture import parameter_shapes
+from gqa_flax.cli import jobs
 from gqa_flax.config import T5Config
 
 RUNS = 'gin_configs/runs'
@@ -376,3 +377,17 @@ def test_public_names_load_late():
     "assert 'gin' not in sys.modules\n"
   )
   subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('command', ['train', 'evaluate'])
+def test_no_process_is_waited_for_without_a_run_file(
+  command, monkeypatch, capsys
+):
+  def join(args):
+    raise AssertionError('it would wait for the other process')
+
+  monkeypatch.setattr(jobs, '_join', join)
+  argv = [command, '--gin_file=gin_configs/models/mini.gin']
+  job = ['--coordinator_address=localhost:1', '--process_count=2']
+  assert cli.main([*argv, *job, '--process_index=0']) == 2
+  assert 'No --gin_file configures' in capsys.readouterr().err

@@ -222,7 +222,13 @@ def require_function(args, name: str, files: str):
     raise UsageError(f'No --gin_file configures {name}; give {files}.')
 
 
-def configured(args, module: str, name: str, files: str) -> Callable | None:
+def configured(
+  args,
+  module: str,
+  name: str,
+  files: str,
+  before: Callable[[Any], None] = lambda args: None,
+) -> Callable | None:
   """Returns a function of ours as gin files and bindings configure it.
 
   Args:
@@ -230,6 +236,8 @@ def configured(args, module: str, name: str, files: str) -> Callable | None:
     module: Where the function is.
     name: Of the function.
     files: Files that configure it, for the error.
+    before: Called with `args` once a file configures it, before gin loads
+      what the files import.
 
   Returns:
     The function; None for a dry run, for which the configuration is printed.
@@ -238,6 +246,7 @@ def configured(args, module: str, name: str, files: str) -> Callable | None:
     UsageError: No gin file configures it, or as `parse`.
   """
   require_function(args, f'{module}.{name}', files)
+  before(args)
   parse(args)
   return None if args.dry_run else call(module, name, files)
 

@@ -69,10 +69,8 @@ def train(args):
       f'--num_devices={args.num_devices} is for --dry_run alone; leave it out, '
       'or add --dry_run.'
     )
-  _require_data(args)
-  _join(args)
   run = gin_config.configured(
-    args, 'gqa_flax.training.loop', 'train', _TRAIN_FILES
+    args, 'gqa_flax.training.loop', 'train', _TRAIN_FILES, _begin
   )
   if run is None:
     _print_plan(args)
@@ -122,13 +120,12 @@ def convert(args):
 
 def evaluate(args):
   """Evaluates as configured: `evaluation.evaluate.evaluate`."""
-  _require_data(args)
-  _join(args)
   run = gin_config.configured(
     args,
     'gqa_flax.evaluation.evaluate',
     'evaluate',
     'gin_configs/runs/evaluate.gin',
+    _begin,
   )
   if run is None:
     return
@@ -231,6 +228,12 @@ example:
     --gin_file=gin_configs/runs/infer.gin --gin.CHECKPOINT=/tmp/finetuned
 """,
 }
+
+
+def _begin(args):
+  """Checks the data, and joins the processes of a job."""
+  _require_data(args)
+  _join(args)
 
 
 def _require_data(args):
