@@ -17,17 +17,15 @@ rebuilds the report. Needs the extra `quickstart` of the package and 3 GB in
 WORK_DIR. Hardware: two CPU cores, some ten minutes where they are quiet.
 """
 
-import os
 import sys
 
 from gqa_flax import cli
-from gqa_flax.runtime import interrupts
+from gqa_flax.runtime import interrupts, quiet
 
 
 def main() -> int:
   """Runs the quickstart as gin_configs/quickstart.gin and bindings say."""
-  # Read when TensorFlow is imported, which takes seconds.
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  quiet.prepare()
   argv = ['--gin_file=gin_configs/quickstart.gin', *sys.argv[1:]]
   if not {'--help', '-h'} & {*argv}:
     print(
