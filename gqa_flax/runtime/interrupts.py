@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from gqa_flax.runtime import status
+
 # What shells report for a command that SIGINT ended: 128 + 2.
 EXIT_STATUS = 130
 _GRACE_SECONDS = 2.0
@@ -92,6 +94,8 @@ class _Interrupts:
       if self._told:
         return
       self._told = True
+      if self._requested:  # and not in a notebook, which lives on
+        status.fall_silent()
       try:
         text = self._sentence()
       except Exception:  # the process ends with a plain sentence, then

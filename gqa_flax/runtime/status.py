@@ -18,8 +18,6 @@ import tqdm
 _PHASE_SECONDS = 1.0
 # Between two lines of a bar that is shown in a file and hurries.
 _BAR_SECONDS = 30.0
-# Timers of two phases may end together.
-_writing = threading.Lock()
 
 
 class _Status:
@@ -28,6 +26,9 @@ class _Status:
   def __init__(self):
     self._speaks = False
     self._name = ''
+    self._over = False
+    # Timers of two phases may end together.
+    self._writing = threading.Lock()
 
   def begin(self):
     """Lets this process say what it does."""
@@ -37,6 +38,11 @@ class _Status:
     """Says nothing more, as all processes of a job but one do."""
     self._speaks = False
 
+  def fall_silent(self):
+    """Lets nothing be printed any more: what follows is the last word."""
+    with self._writing:
+      self._over = True
+
   def name(self, name: str):
     """Sets what every line begins with, such as 'gqa-flax train'."""
     self._name = name
@@ -44,7 +50,20 @@ class _Status:
   def tell(self, text: str):
     """Says what is done, if this process says it."""
     if self._speaks:
-      say(f'{self._name}: {text}')
+      self.say(f'{self._name}: {text}')
+
+  def say(self, text: str):
+    """Prints a line to standard error; a progress bar moves out of its way."""
+    if sys.stderr is None:
+      return
+    with self._writing:
+      if self._over:
+        return
+      if sys.stderr.isatty():
+        tqdm.tqdm.write(text, file=sys.stderr)
+      else:
+        sys.stderr.write(f'{text}\n')
+        sys.stderr.flush()
 
   @contextlib.contextmanager
   def phase(
@@ -72,18 +91,6 @@ class _Status:
       yield
     finally:
       timer.cancel()
-
-
-def say(text: str):
-  """Prints a line to standard error; a progress bar moves out of its way."""
-  if sys.stderr is None:
-    return
-  with _writing:
-    if sys.stderr.isatty():
-      tqdm.tqdm.write(text, file=sys.stderr)
-    else:
-      sys.stderr.write(f'{text}\n')
-      sys.stderr.flush()
 
 
 class Bar:
@@ -163,6 +170,8 @@ def _bars() -> list[tqdm.tqdm]:
 _status = _Status()
 begin = _status.begin
 end = _status.end
+fall_silent = _status.fall_silent
 name = _status.name
+say = _status.say
 tell = _status.tell
 phase = _status.phase

@@ -218,6 +218,18 @@ time.sleep(3600)
   assert run(work) == (130, '', '\nInterrupted.\n')
 
 
+def test_nothing_is_said_after_the_sentence():
+  work = """
+from gqa_flax.runtime import status
+status.begin()
+status.name('late')
+with interrupts.cleanup(lambda: status.tell('compiling')):
+  interrupt()
+  time.sleep(3600)
+"""
+  assert run(work) == (130, '', '\nNothing was saved.\n')
+
+
 def test_buffered_output_is_written():
   work = "print('a row of a table')\ninterrupt()\ntime.sleep(3600)"
   assert run(work)[:2] == (130, 'a row of a table\n')
