@@ -14,7 +14,7 @@ report compares what the models write, before and after.
 All settings stand in gin_configs/quickstart.gin. Stages that are done are not
 done again: an interrupted run continues, and another one after that only
 rebuilds the report. Needs the extra `quickstart` of the package and 3 GB in
-WORK_DIR. Hardware: two CPU cores, some ten minutes where they are quiet.
+WORK_DIR. Hardware: two CPU cores, some eight minutes where they are quiet.
 """
 
 import sys

@@ -63,10 +63,10 @@ class Stage:
 
 # What the progress bar says, and seconds on two quiet cores, a model each.
 _KINDS = {
-  'convert': ('converting to', 5),
-  'converted': ('decoding with', 15),
-  'finetune': ('fine-tuning', 80),
-  'finetuned': ('decoding with fine-tuned', 12),
+  'convert': ('converting to', 10),
+  'converted': ('decoding with', 8),
+  'finetune': ('fine-tuning', 125),
+  'finetuned': ('decoding with fine-tuned', 5),
 }
 
 
@@ -84,8 +84,8 @@ def stages() -> list[Stage]:
     for kind in ('finetune', 'finetuned')
   ]
   return [
-    Stage('checkpoint', 'dequantizing flan-t5-small', 25),
-    Stage('baselines', 'scoring baselines', 20),
+    Stage('checkpoint', 'dequantizing flan-t5-small', 8),
+    Stage('baselines', 'scoring baselines', 9),
     *before,
     *after,
   ]
