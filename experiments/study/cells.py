@@ -8,8 +8,11 @@ import dataclasses
 import pathlib
 from typing import Any, Protocol
 
+from etils import epath
+
 from experiments.study.jobs import Job
 from experiments.study.scales import Scale
+from gqa_flax.checkpoints import folders
 from gqa_flax.evaluation import metrics, predictions
 from gqa_flax.reporting import records
 from gqa_flax.training import progress
@@ -183,7 +186,7 @@ class FineTuning:
     folder = f'{scale.work_dir}/{self.name}'
     metric = f'validation/{task.metric}'
     last = scale.step(self.alpha) + task.steps
-    every = task.steps // 4
+    every = task.steps // scale.scored
     finetune = Job(
       'train',
       (model.gin_file, *task.gin_files, 'gin_configs/runs/finetune.gin'),
@@ -210,6 +213,7 @@ class FineTuning:
         'SPLIT': scale.split,
         'OUTPUT_DIR': f'{folder}/{scale.split}',
         **task.bindings,
+        **scale.bindings.get('evaluation', {}),
       },
       done=f'{folder}/{scale.split}/scores.json',
     )
@@ -228,6 +232,11 @@ class FineTuning:
       also = metrics.compute(name, targets, texts)
       scores |= {f'{scale.split}/{key}': x for key, x in also.items()}
     return {'scores': scores, **_losses_by_step(folder)}
+
+  def discard(self, scale: Scale):
+    """Removes its checkpoints, which no other cell needs."""
+    for path in folders.steps_in(epath.Path(scale.work_dir, self.name)):
+      path.rmtree()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.study.cells import Cell, Timing
+from experiments.study.cells import Cell, FineTuning, Timing
 from experiments.study.jobs import Job, JobError
 from experiments.study.scales import Scale
 from gqa_flax.reporting import records
@@ -154,6 +154,9 @@ class _Run:
       },
     )
     print(f'{cell.name}: {outcome["status"]}, {seconds} s', flush=True)
+    scored = isinstance(cell, FineTuning) and outcome['status'] == DONE
+    if scored and not self._scale.keeps_finetuned:
+      cell.discard(self._scale)
 
   def _lock(self, job: Job) -> threading.Lock:
     # What several cells need is made by one; conversions share statistics.

@@ -64,13 +64,16 @@ class Scale:
     tasks: to fine-tune on, by name.
     split: of a task, that its scores are of.
     seeds: of each cell.
-    bindings: of macros, for pre-training, uptraining and fine-tuning.
+    bindings: of macros, for pretraining (and uptraining), finetuning,
+      evaluation and calibration.
     work_dir: of checkpoints and logs.
     evaluate_every: steps of uptraining.
     checkpoint_every: steps of uptraining.
     first_step: of uptraining, that of the checkpoints; None if it is
       `pretraining_steps`.
     optimizer_state: 'carry' if the checkpoints have Adafactor's, or 'reset'.
+    scored: how often a fine-tuning is evaluated, of which the best counts.
+    keeps_finetuned: whether fine-tuned checkpoints stay after they are scored.
   """
 
   name: str
@@ -87,6 +90,8 @@ class Scale:
   checkpoint_every: int
   first_step: int | None = None
   optimizer_state: str = 'carry'
+  scored: int = 4
+  keeps_finetuned: bool = True
 
   def step(self, alpha: float) -> int:
     """Returns the step that uptraining for a share ends at."""
@@ -190,7 +195,7 @@ LAPTOP = Scale(
 )
 
 _T5_VOCABULARY = 'gin_configs/tasks/public_vocabulary.gin'
-_PUBLIC_RUN = {'BATCH_SIZE': 16, 'COMPILATION_CACHE': 'runs/public/compiled'}
+_PUBLIC_RUN = {'COMPILATION_CACHE': 'runs/public/compiled'}
 
 # flan-t5-small, which was pre-trained for a million steps and tuned for 198,000
 # more; alpha is a share of the million.
@@ -211,28 +216,41 @@ PUBLIC_CHECKPOINT = Scale(
   tasks={
     'wikipedia_summarization': Task(
       ('gin_configs/tasks/wikipedia_summarization.gin', _T5_VOCABULARY),
-      300,
+      120,
       'rouge1',
-      {'TASK_FEATURE_LENGTHS': "{'inputs': 96, 'targets': 16}"},
+      {'TASK_FEATURE_LENGTHS': "{'inputs': 48, 'targets': 16}"},
     ),
     'verse_translation': Task(
       ('gin_configs/tasks/verse_translation.gin', _T5_VOCABULARY),
-      300,
+      120,
       'bleu',
+      {'TASK_FEATURE_LENGTHS': "{'inputs': 48, 'targets': 48}"},
       also=('chrf',),
     ),
   },
   split='test',
   seeds=(0, 1, 2),
   bindings={
-    'pretraining': {'VALIDATION_EXAMPLES': 512, **_PUBLIC_RUN},
-    'finetuning': _PUBLIC_RUN,
+    'pretraining': {
+      'BATCH_SIZE': 16,
+      'VALIDATION_EXAMPLES': 256,
+      **_PUBLIC_RUN,
+    },
+    'finetuning': {
+      'BATCH_SIZE': 8,
+      'VALIDATION_EXAMPLES': 64,
+      'evaluate.TaskScore.num_examples': 64,
+      **_PUBLIC_RUN,
+    },
+    'evaluation': {'BATCH_SIZE': 32, 'NUM_EXAMPLES': 256},
     'calibration': {'CALIBRATION_TOKENS': 16_384},
   },
   work_dir='runs/public',
   evaluate_every=100,
   checkpoint_every=100,
   optimizer_state='reset',
+  scored=2,
+  keeps_finetuned=False,
 )
 
 SCALES = {scale.name: scale for scale in (PAPER, LAPTOP, PUBLIC_CHECKPOINT)}

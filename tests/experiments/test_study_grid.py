@@ -1,5 +1,6 @@
 """How the study's cells and jobs are run, recorded, stopped and told."""
 
+import dataclasses
 import os
 import sys
 import threading
@@ -9,7 +10,7 @@ import pytest
 
 from experiments import figure5_uptraining_proportion
 from experiments.study import command, grid
-from experiments.study.cells import Timing
+from experiments.study.cells import FineTuning, Timing, Uptraining
 from experiments.study.jobs import Job, JobError
 from experiments.study.scales import LAPTOP, PAPER
 from experiments.training_knobs.cells import PAGES
@@ -72,6 +73,28 @@ def test_a_cell_is_run_once_and_its_record_says_how(tmp_path):
   assert study.found() == {'counted/0': study.found()['counted/0']}
   # The same cell of the other scale is another.
   assert grid.Grid(PAPER, tmp_path / 'records.jsonl').missing([cell]) == [cell]
+
+
+@pytest.mark.parametrize('keeps', [True, False])
+def test_fine_tuned_checkpoints_stay_where_the_scale_says(tmp_path, keeps):
+  class Scored(FineTuning):
+    def jobs(self, scale):
+      return []
+
+    def numbers(self, scale):
+      return {'scores': {}}
+
+  scale = dataclasses.replace(
+    LAPTOP, work_dir=str(tmp_path), keeps_finetuned=keeps
+  )
+  cell = Scored(Uptraining('laptop', 1, 'mean'), 'verse_translation')
+  folder = tmp_path / cell.name
+  (folder / 'checkpoint_5' / 'model').mkdir(parents=True)
+  (folder / 'test').mkdir()
+  study = grid.Grid(scale, tmp_path / 'records.jsonl')
+  study.run([cell])
+  assert (folder / 'checkpoint_5').exists() == keeps
+  assert (folder / 'test').exists() and study.found()
 
 
 def test_what_fails_is_recorded_and_tried_again(tmp_path, capsys):
