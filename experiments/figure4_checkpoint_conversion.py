@@ -9,6 +9,7 @@ safe).
   python -m experiments.figure4_checkpoint_conversion
   python -m experiments.figure4_checkpoint_conversion --scale paper --dry_run
   python -m experiments.figure4_checkpoint_conversion --report
+  python -m experiments.figure4_checkpoint_conversion --scale public
 
 At the laptop's scale the model of results/pretraining is converted to one and
 to two key/value heads by these methods and by the two of our own, `aligned` and
@@ -18,11 +19,13 @@ experiments.figure5_uptraining_proportion.
 
 Hardware: two CPU cores, two and a half hours. `--scale paper` begins from the
 public T5-Large and fine-tunes on the paper's three tasks, on 64 TPU v4.
+`--scale public` runs the figure's part of experiments.public_checkpoint.
 """
 
 import pathlib
 import sys
 
+from experiments import public_checkpoint
 from experiments.study import command, results
 from experiments.study.cells import ALPHA, FineTuning, Uptraining
 from experiments.study.claims import NO_NUMBER, Claim
@@ -173,7 +176,14 @@ def _plot(path, curves, multi_head):
   plots.save(figure, path)
 
 
-SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)
+SCRIPT = command.Script(
+  __doc__,
+  RESULTS,
+  cells,
+  report,
+  claims,
+  elsewhere={'public': public_checkpoint.FIGURE4},
+)
 
 if __name__ == '__main__':
   sys.exit(command.main(SCRIPT))

@@ -9,6 +9,7 @@ MHA 57.5, GQA-8 57.4, MQA 56.9).
   python -m experiments.figure5_uptraining_proportion
   python -m experiments.figure5_uptraining_proportion --scale paper --dry_run
   python -m experiments.figure5_uptraining_proportion --report
+  python -m experiments.figure5_uptraining_proportion --scale public
 
 At the laptop's scale: alpha from 0 to 0.1 for MQA and GQA-2, by the mean and by
 our subspace, and for the multi-head model trained as much longer, with three
@@ -17,13 +18,14 @@ subspace saves.
 
 Hardware: two CPU cores, an hour and three quarters. `--scale paper` begins from
 the public T5-XXL and fine-tunes on the paper's three tasks at five alphas, on
-64 TPU v4.
+64 TPU v4. `--scale public` runs the figure's part of
+experiments.public_checkpoint.
 """
 
 import pathlib
 import sys
 
-from experiments import paper_values
+from experiments import paper_values, public_checkpoint
 from experiments.figure4_checkpoint_conversion import PAPER_TASKS
 from experiments.study import command, results
 from experiments.study.cells import ALPHA, FineTuning, Uptraining
@@ -268,7 +270,14 @@ def _draw(axes, model, curve):
   )
 
 
-SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims)
+SCRIPT = command.Script(
+  __doc__,
+  RESULTS,
+  cells,
+  report,
+  claims,
+  elsewhere={'public': public_checkpoint.FIGURE5},
+)
 
 if __name__ == '__main__':
   sys.exit(command.main(SCRIPT))

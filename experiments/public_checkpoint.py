@@ -14,17 +14,22 @@ verses to German. Uptraining by span corruption of prose takes 0, 100 and 400
 steps; an alpha of 0.0004 of the million that the checkpoint was pre-trained
 for.
 
+The scripts of Table 1 and of Figures 4 and 5 run their part of it with
+`--scale public`; the report is the same.
+
 Hardware: two CPU cores; a fine-tuning takes minutes, all of it most of a day,
 and an interrupted run continues. Needs `pip install -e '.[study]'`.
 """
 
+import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from experiments.study import command, results
 from experiments.study.cells import FineTuning, Timing, Uptraining
 from experiments.study.claims import NO_NUMBER, Claim
+from experiments.study.command import Script
 from experiments.study.results import Found
 from experiments.study.scales import PUBLIC_CHECKPOINT as SCALE
 from experiments.study.scales import Scale
@@ -68,6 +73,10 @@ def _models() -> list[Model]:
     *((*model, 0.0) for model in MODELS),
     *((*model, alpha) for alpha in ALPHAS for model in UPTRAINED),
   ]
+
+
+def _model(cell: FineTuning) -> Model:
+  return cell.start.num_kv_heads, cell.start.method, cell.alpha
 
 
 def _start(model: Model, seed: int) -> Uptraining:
@@ -281,7 +290,7 @@ def prepare():
   checkpoint.write(SCALE.models[SIZE].checkpoint)
 
 
-SCRIPT = command.Script(
+SCRIPT = Script(
   __doc__,
   RESULTS,
   cells,
@@ -290,6 +299,25 @@ SCRIPT = command.Script(
   scales=(SCALE,),
   prepare=prepare,
 )
+
+
+def _part(wanted: Callable[[Model], bool], timed: bool = False) -> Script:
+  """Returns the script that runs a part of the cells; the report is of all."""
+
+  def chosen(scale: Scale) -> list:
+    return [
+      cell
+      for cell in cells(scale)
+      if (timed if cell.kind == Timing.kind else wanted(_model(cell)))
+    ]
+
+  return dataclasses.replace(SCRIPT, cells=chosen)
+
+
+# The parts that are Figures 4 and 5 and Table 1, for their `--scale public`.
+FIGURE4 = _part(lambda model: model[0] <= 2 and model[2] == 0)
+FIGURE5 = _part(lambda model: model[:2] in UPTRAINED)
+TABLE1 = _part(lambda model: model[1] in ('none', 'mean'), timed=True)
 
 if __name__ == '__main__':
   sys.exit(command.main(SCRIPT))

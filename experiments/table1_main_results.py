@@ -11,13 +11,14 @@ GQA-8-XXL 47.1 and 0.28.
   python -m experiments.table1_main_results --scale paper --only times
   python -m experiments.table1_main_results --scale paper --dry_run
   python -m experiments.table1_main_results --report
+  python -m experiments.table1_main_results --scale public
 
 The first fine-tunes the laptop's models on two tasks with three seeds, and
 times their decoding here (laptop.md). The second compiles the decoding of the
 paper's models for eight TPU v4 that are not here and estimates the time
 (report.md); it shares its records with experiments.figure6_num_groups. The
 third prints the jobs of the whole table at the paper's size, with what they
-take.
+take. The last runs the table's part of experiments.public_checkpoint.
 
 Hardware: two CPU cores; an hour and a half after figure5's cells, which it
 begins with. The estimates: 8 GB of memory, some 30 programs of one to two
@@ -28,7 +29,7 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
-from experiments import paper_values, pretraining
+from experiments import paper_values, pretraining, public_checkpoint
 from experiments.decode_times import claims as decode_claims
 from experiments.decode_times import programs
 from experiments.decode_times import report as decode_report
@@ -261,7 +262,15 @@ def _times(table: Mapping[str, Row]) -> list[Claim]:
 
 
 ESTIMATES = command.Estimates(estimates, report_estimates, estimate_claims)
-SCRIPT = command.Script(__doc__, RESULTS, cells, report, claims, ESTIMATES)
+SCRIPT = command.Script(
+  __doc__,
+  RESULTS,
+  cells,
+  report,
+  claims,
+  ESTIMATES,
+  elsewhere={'public': public_checkpoint.TABLE1},
+)
 
 if __name__ == '__main__':
   sys.exit(command.main(SCRIPT))

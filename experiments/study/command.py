@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from experiments.decode_times import cells as estimated
 from experiments.decode_times import programs
@@ -50,6 +50,8 @@ class Script:
     scales: that have cells; the reports are of the first.
     prepare: makes what the cells of the first scale begin with, unless it is
       there.
+    elsewhere: the scripts of further scales, by name, each with reports of its
+      own.
   """
 
   description: str
@@ -60,12 +62,15 @@ class Script:
   estimates: Estimates | None = None
   scales: tuple[Scale, ...] = (LAPTOP, PAPER)
   prepare: Callable[[], None] | None = None
+  elsewhere: Mapping[str, 'Script'] = dataclasses.field(default_factory=dict)
 
 
 def main(script: Script, argv: Sequence[str] | None = None) -> int:
   """Runs what is missing, then reports; returns the exit status."""
   parser = _parser(script)
   args = parser.parse_args(argv)
+  script = script.elsewhere.get(args.scale, script)
+  results_dir = args.results_dir or script.results_dir
   if args.report and not args.records.exists():
     parser.error(f'--records={args.records} is not there: nothing to report.')
   study = Grid(SCALES[args.scale], args.records)
@@ -106,7 +111,7 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
       script.prepare()
     study.run(chosen, args.shares, args.again)
   found = Grid(script.scales[0], args.records).found()
-  redraw(script, found, args.decode_times, args.results_dir)
+  redraw(script, found, args.decode_times, results_dir)
   return 1 if not args.report and study.missing(chosen) else 0
 
 
@@ -141,7 +146,7 @@ def _parser(script: Script) -> argparse.ArgumentParser:
   add(
     '--scale',
     default=script.scales[0].name,
-    choices=[scale.name for scale in script.scales],
+    choices=[*(scale.name for scale in script.scales), *script.elsewhere],
     help='laptop: a small model on a CPU; public: a public checkpoint on one; '
     'paper: the jobs at full size',
   )
@@ -171,10 +176,19 @@ def _parser(script: Script) -> argparse.ArgumentParser:
   for name, default, what in (
     ('records', grid.RECORDS, 'of the cells; lines are added'),
     ('decode_times', programs.RECORDS, 'of the estimates; lines are added'),
-    ('results_dir', script.results_dir, 'the reports, which are redrawn'),
   ):
     help = f'{what} (default: {default})'
     add(f'--{name}', default=default, type=pathlib.Path, help=help)
+  others = ''.join(
+    f'; {other.results_dir} with --scale {name}'
+    for name, other in script.elsewhere.items()
+  )
+  add(
+    '--results_dir',
+    type=pathlib.Path,
+    help='the reports, which are redrawn '
+    f'(default: {script.results_dir}{others})',
+  )
   return parser
 
 

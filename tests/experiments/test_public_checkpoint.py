@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from experiments import public_checkpoint
+from experiments import (
+  figure4_checkpoint_conversion,
+  figure5_uptraining_proportion,
+  public_checkpoint,
+  table1_main_results,
+)
 from experiments.study import command
 from experiments.study.cells import FineTuning, Uptraining
 from experiments.study.scales import LAPTOP
@@ -126,3 +131,50 @@ def test_gin_accepts_every_kind_of_job(capsys, monkeypatch):
     operative = capsys.readouterr().out
     for name, value in job.bindings.items():
       assert f'{name} = ' in operative and str(value).strip("'{") in operative
+
+
+@pytest.mark.parametrize(
+  'script, in_it, not_in_it',
+  [
+    (
+      figure4_checkpoint_conversion,
+      'finetuning/verse_translation/0/uptraining/public/1/aligned/0/2',
+      'finetuning/verse_translation/0/uptraining/public/6/none/0/2',
+    ),
+    (
+      figure5_uptraining_proportion,
+      'finetuning/verse_translation/0.0001/uptraining/public/1/mean/0.0004/0',
+      'finetuning/verse_translation/0/uptraining/public/3/mean/0/0',
+    ),
+    (
+      table1_main_results,
+      'timing/public/3/96/16/16',
+      'finetuning/verse_translation/0/uptraining/public/1/subspace/0/0',
+    ),
+  ],
+)
+def test_the_papers_scripts_run_their_part(
+  script, in_it, not_in_it, tmp_path, capsys
+):
+  records = tmp_path / 'records.jsonl'
+  options = ['--scale', 'public', f'--records={records}']
+  assert command.main(script.SCRIPT, [*options, '--list']) == 0
+  names = {line.split()[1] for line in capsys.readouterr().out.splitlines()}
+  everything = {cell.name for cell in public_checkpoint.cells(SCALE)}
+  assert in_it in names < everything and not_in_it in everything - names
+
+
+def test_the_papers_scripts_redraw_this_report(found, tmp_path):
+  records = tmp_path / 'records.jsonl'
+  lines = [
+    json.dumps({'scale': 'public', 'cell': name, 'status': 'done', **record})
+    for name, record in found.items()
+  ]
+  records.write_text('\n'.join(lines) + '\n')
+  command.main(
+    figure4_checkpoint_conversion.SCRIPT,
+    ['--scale=public', '--report', f'--records={records}']
+    + [f'--results_dir={tmp_path / "reports"}'],
+  )
+  text = (tmp_path / 'reports' / 'report.md').read_text()
+  assert '| MHA | 0 | 40.10 ± 0.25 |' in text
