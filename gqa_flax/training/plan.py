@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from gqa_flax import partitioning
+from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 from gqa_flax.partitioning.mesh import AXES, DATA, FSDP, MODEL
@@ -94,10 +95,7 @@ def activation_bytes(
     'decoder_loss_weights': jax.ShapeDtypeStruct((rows, T), jnp.int32),
   }
   model = Transformer(config)
-  token = jnp.zeros((1, 1), jnp.int32)
-  params = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), token, token, token)['params']
-  )
+  params = abstract_params(config)
   rng = jax.random.key(0) if config.dropout_rate > 0 else None
 
   def backward(params, batch):

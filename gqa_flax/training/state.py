@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gqa_flax import compilation, partitioning
+from gqa_flax.checkpoints.architecture import abstract_params
 from gqa_flax.config import T5Config
 from gqa_flax.model.network import Transformer
 from gqa_flax.training.step import TrainState, train_step
@@ -19,7 +20,9 @@ def abstract_state(config: T5Config, optimizer, mesh) -> TrainState:
     optimizer: an optax transformation.
     mesh: a Mesh or an AbstractMesh.
   """
-  shapes = jax.eval_shape(functools.partial(_init, config, optimizer, 0))
+  shapes = jax.eval_shape(
+    functools.partial(_first_state, optimizer), abstract_params(config)
+  )
   params = partitioning.param_shardings(shapes.params, config, mesh)
   opt_state = partitioning.state_shardings(
     shapes.opt_state, shapes.params, config, mesh
@@ -47,8 +50,7 @@ def new_optimizer_state(params, config: T5Config, optimizer, mesh):
 
 def num_params(config: T5Config) -> int:
   """Returns the number of parameters."""
-  shapes = jax.eval_shape(functools.partial(_init_params, config, 0))
-  return sum(x.size for x in jax.tree.leaves(shapes))
+  return sum(x.size for x in jax.tree.leaves(abstract_params(config)))
 
 
 def shardings_of(tree):
@@ -82,14 +84,14 @@ def _placed(shapes, shardings):
   )
 
 
-def _init_params(config, seed):
+def _init(config, optimizer, seed):
   token = jnp.zeros((1, 1), jnp.int32)
   init = Transformer(config).init
-  return init(jax.random.key(seed), token, token, token)['params']
+  params = init(jax.random.key(seed), token, token, token)['params']
+  return _first_state(optimizer, params)
 
 
-def _init(config, optimizer, seed):
-  params = _init_params(config, seed)
+def _first_state(optimizer, params):
   return TrainState(
     step=jnp.int32(0), params=params, opt_state=optimizer.init(params)
   )
