@@ -202,6 +202,7 @@ def test_both_ways_of_saving_look_alike(checkpoint, opt_state, slots, tmp_path):
   assert names[0] == names[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('item', ['params', 'optimizer'])
 def test_a_save_that_fails_leaves_nothing(
   checkpoint, slots, tmp_path, item, caplog

@@ -214,6 +214,7 @@ def test_errors_of_parallel_writes_are_not_logged(tmp_path, writes, caplog):
   assert len(logged) == (writes == 'elsewhere')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('background', [False, True])
 @pytest.mark.parametrize('how', ['full', 'replaced'])
 def test_writing_that_fails_is_one_sentence(tmp_path, how, background):

@@ -671,6 +671,7 @@ FULL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('error', FULL, ids=['tensorstore', 'disk', 'quota'])
 @pytest.mark.parametrize('output_format', formats.WRITABLE)
 @pytest.mark.parametrize('when', ['arrays', 'record'])

@@ -276,6 +276,7 @@ def test_other_numbers_of_processes_continue_exactly(
     last = number
 
 
+@pytest.mark.slow
 def test_a_used_iterator_takes_over_another_number_of_streams(tmp_path):
   saved, other = (
     train(batch_size=8, pack=False, num_shards=n) for n in (4, None)

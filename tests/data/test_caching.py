@@ -73,6 +73,7 @@ def test_cached_examples_are_those_made_on_the_fly(task, cache):
     assert sorted(map(plain, live)) == sorted(map(plain, cached))
 
 
+@pytest.mark.slow
 def test_training_and_validation_read_the_cache(
   task, cache, tmp_path, monkeypatch, as_processes
 ):
@@ -265,6 +266,7 @@ def test_what_is_no_cache_is_left_alone(task, tmp_path):
   assert data.exists()
 
 
+@pytest.mark.slow
 def test_a_cache_stays_until_the_new_one_is_whole(task, tmp_path, monkeypatch):
   caching.write(task, str(tmp_path))
   before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}

@@ -270,6 +270,7 @@ def test_unknown_dtypes_are_refused_before_anything_is_read(tmp_path):
     infer(vocabulary=None, sequence_length=LENGTHS, **kwargs)
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_refused_before_parameters_are_read(
   checkpoint, tmp_path, make_batch, monkeypatch
 ):

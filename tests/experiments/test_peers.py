@@ -37,6 +37,7 @@ def one_thread(monkeypatch):
   torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_both_decode_the_same_tokens(one_thread):
   found = decoding.run(CELL, 1, ['sdpa'])
   agreement = found['agreement']['transformers, sdpa']

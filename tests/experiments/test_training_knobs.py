@@ -293,6 +293,7 @@ def test_the_environment_that_is_measured_is_not_the_caller_s():
   assert startup._environment(variables) == {'A': 'z', 'JAX_PLATFORMS': 'cpu'}
 
 
+@pytest.mark.slow
 def test_steps_take_turns_and_only_missing_ones_run(tmp_path, tiny_config):
   path = tmp_path / 'records.jsonl'
   model = dataclasses.replace(tiny_config, num_decoder_layers=1)

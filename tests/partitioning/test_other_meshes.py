@@ -62,6 +62,7 @@ def without_mesh(tiny_config, make_params, make_batch, logits_of):
   return config, params, batch, compute(config, params, batch, logits_of)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['data, model', 'x', 'explicit'])
 def test_any_mesh_computes_what_no_mesh_does(name, without_mesh, logits_of):
   config, params, batch, expected = without_mesh

@@ -15,6 +15,7 @@ from gqa_flax.timing.decoding import Decoding
 B, S, T = 8, 7, 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 1, 4), (1, 1, 8)])
 @pytest.mark.parametrize('layout', decoding.LAYOUTS)
 def test_programs_decode_what_decoding_does(

@@ -82,6 +82,7 @@ def test_a_chip_holds_what_the_shardings_say(fixture, sizes, request):
   assert 512 * small < min(s for x, s in found if x.ndim == 2 and x.size > 4096)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_state_is_donated(on_eight, on_one):
   for cost in (on_eight, on_one):

@@ -115,6 +115,7 @@ def test_the_best_checkpoint_by_a_loss_has_the_lowest(run, tmp_path):
   assert {name: checks.best_mode(name) for name in modes} == modes
 
 
+@pytest.mark.slow
 def test_an_evaluator_that_names_nothing_is_asked_by_the_first_evaluation(
   run, tmp_path
 ):
@@ -150,6 +151,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused(
   )
 
 
+@pytest.mark.slow
 def test_a_run_must_end_behind_its_initial_checkpoint(run, tmp_path):
   run('first', 3)
   initial = str(tmp_path / 'first')

@@ -43,7 +43,8 @@ def test_the_loss_falls(
     def __next__(self):
       return self.make_batch(self.config, batch=8, seed=0)
 
-  run('one', 30, train_data=OneBatch(make_batch, tiny_config))
+  data = OneBatch(make_batch, tiny_config)
+  run('one', 30, train_data=data, checkpoint_every=30)
   losses = [r['loss'] for r in progress.records(tmp_path / 'one')]
   assert losses[-1] < 0.8 * losses[0]
 
@@ -60,6 +61,7 @@ def test_initial_checkpoint_gives_parameters_and_step(run, tmp_path):
   assert log[0]['learning_rate'] == pytest.approx(float(rate(np.int32(2))))
 
 
+@pytest.mark.slow
 def test_an_initial_checkpoint_of_another_format_is_the_same(run, tmp_path):
   run('first', 2)
   ours = str(tmp_path / 'first')
@@ -123,6 +125,7 @@ def test_a_schedule_without_a_first_rate_is_refused(warmup_steps):
     optimizer.rsqrt_schedule(warmup_steps)
 
 
+@pytest.mark.slow
 def test_carried_optimizer_state_changes_no_bit(
   run, tmp_path, tiny_config, make_batch, counting_batches
 ):

@@ -36,6 +36,7 @@ def test_sigterm_saves_the_step_and_the_same_command_goes_on(run, tmp_path):
   assert_identical(whole.opt_state, stopped.opt_state)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
   run, tmp_path, monkeypatch
 ):
@@ -80,6 +81,7 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(run, tmp_path):
   assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside(run, tmp_path):
   whole = run('whole', 6)
   run('damaged', 4)
@@ -125,6 +127,7 @@ def test_a_batch_that_gives_nothing_finite_is_skipped(
   assert record['skipped_steps'] == 1 and np.isfinite(record['loss'])
 
 
+@pytest.mark.slow
 def test_when_every_step_is_skipped_the_run_stops(run, tmp_path):
   def learning_rate(step):
     return jax.numpy.float32(np.inf)

@@ -105,6 +105,7 @@ def test_remat_computes_again_what_a_layer_does_not_keep(tiny_config):
   assert weights < recomputed('dots') < recomputed('full')
 
 
+@pytest.mark.slow
 def test_a_larger_machine_is_planned_for_without_it():
   planned = plan.plan(
     config=T5Config.t5_1_1('xxl', num_kv_heads=8, remat_policy='full'),

@@ -107,6 +107,7 @@ def next_of(data):
   return data.read[0]
 
 
+@pytest.mark.slow
 def test_a_lower_learning_rate_from_the_last_checkpoint(
   failed, folder, tiny_config
 ):
@@ -117,6 +118,7 @@ def test_a_lower_learning_rate_from_the_last_checkpoint(
   assert np.isfinite([*logged.values()]).all()
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_left_out(failed, folder, tiny_config):
   """Step 3 has an infinite update, and is alone in its record."""
   assert "with NON_FINITE = 'skip'" in failed[1]
@@ -175,6 +177,7 @@ def test_a_checkpoint_without_a_position_begins_another_run(
   train(tmp_path / 'new', tiny_config, 4, initial_checkpoint=initial)
 
 
+@pytest.mark.slow
 def test_an_optimizer_state_that_is_missing_is_reset(
   tmp_path, tiny_config, make_params
 ):
