@@ -20,12 +20,11 @@ WORK_DIR. Hardware: two CPU cores, some eight minutes where they are quiet.
 import sys
 
 from gqa_flax import cli
-from gqa_flax.runtime import interrupts, quiet
+from gqa_flax.runtime import interrupts
 
 
 def main() -> int:
   """Runs the quickstart as gin_configs/quickstart.gin and bindings say."""
-  quiet.prepare()
   argv = ['--gin_file=gin_configs/quickstart.gin', *sys.argv[1:]]
   if not {'--help', '-h'} & {*argv}:
     print(

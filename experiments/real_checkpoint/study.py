@@ -22,7 +22,6 @@ and a half.
 import argparse
 import functools
 import itertools
-import os
 import pathlib
 import sys
 import time
@@ -335,5 +334,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   sys.exit(main())
