@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -169,8 +169,9 @@ def _launcher() -> str | None:
     return 'ompi' if several else None
   if all(name in environ for name in _SLURM_STEP):
     return 'slurm' if int(environ['SLURM_NTASKS']) > 1 else None
-  # JAX makes its options when it is imported, where mypy cannot see them.
-  if jax.config.jax_platforms == 'cpu':  # type: ignore[attr-defined]
+  # Some versions of JAX make these when imported, where mypy cannot see them.
+  options: Any = jax.config
+  if options.jax_platforms == 'cpu':
     return None
   workers = environ.get(
     'TPU_PROCESS_ADDRESSES', environ.get('TPU_WORKER_HOSTNAMES', '')
