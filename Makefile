@@ -55,7 +55,7 @@ format: .venv/.tests ## Rewrite the code in the project's format
 docs: .venv/.tests ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-constraints: ## Resolve constraints.txt anew from what the package index offers
+constraints: ## Resolve constraints.txt again from the package index
 	.ci/constraints $(PYTHONS)
 
 clean: ## Remove .venv, builds and caches; results and runs stay

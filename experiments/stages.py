@@ -56,7 +56,7 @@ class Stages:
       seed: for the records.
       on_start: called with the name of each stage that has to run.
     """
-    # Here, so that the flags above can be had before JAX is loaded.
+    # Late: reports import this module to write files, and need no JAX.
     import jax
 
     self._work_dir = work_dir

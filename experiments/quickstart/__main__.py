@@ -8,7 +8,7 @@ report compares what the models write, before and after.
 
   make quickstart                       # or, in an installed environment:
   python -m experiments.quickstart
-  python -m experiments.quickstart --gin.FINETUNE_STEPS=300 \
+  python -m experiments.quickstart --gin.FINETUNE_STEPS=300 \\
     --gin.WORK_DIR=runs/longer
 
 All settings stand in gin_configs/quickstart.gin. Stages that are done are not
@@ -29,7 +29,7 @@ def main() -> int:
   if not {'--help', '-h'} & {*argv}:
     print(
       'Converts flan-t5-small to grouped-query and multi-query attention, '
-      'fine-tunes it, and compares.',
+      'fine-tunes the multi-head and multi-query models, and compares.',
       flush=True,
     )
   return cli.run_function('experiments.quickstart.run', 'quickstart', argv)

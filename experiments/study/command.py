@@ -44,8 +44,8 @@ class Script:
     description: its docstring.
     results_dir: where its reports go.
     cells: returns the cells of a scale.
-    report: writes into a folder what the laptop's records say.
-    claims: returns what becomes of the paper's claims at the laptop's scale.
+    report: writes into a folder what the records of the first scale say.
+    claims: returns what becomes of the paper's claims at that scale.
     estimates: at the paper's scale; None if there are none.
     scales: that have cells; the reports are of the first.
     prepare: makes what the cells of the first scale begin with, unless it is
@@ -88,8 +88,8 @@ def main(script: Script, argv: Sequence[str] | None = None) -> int:
     ]
   if args.only != [''] and not chosen and not estimates:
     parser.error(
-      f'--only {" ".join(args.only)} is in the name of no cell at the '
-      f"{args.scale}'s scale; --list shows the names."
+      f'--only {" ".join(args.only)} is in the name of no cell '
+      f'{study.scale.where}; --list shows the names.'
     )
   if args.list:
     compiled = programs.read(args.decode_times, estimates)
@@ -170,7 +170,7 @@ def _parser(script: Script) -> argparse.ArgumentParser:
   add(
     '--again',
     action='store_true',
-    help='record anew what is done; jobs that left results are not run again',
+    help='record finished cells again; jobs that left results are not rerun',
   )
   add('--report', action='store_true', help='redraw the report, run nothing')
   for name, default, what in (

@@ -172,10 +172,11 @@ def _require_torch(model: Model):
   """Says before gigabytes are downloaded that they could not be read."""
   if importlib.util.find_spec('torch') is None:
     raise ImportError(
-      f'{model.id} on the Hugging Face Hub has no {_SAFETENSORS[0]}, and '
-      f'{_PICKLES[0]} can only be read with torch, which is not installed; '
-      f'install it, or give a revision that has the former (hf://{model.id}@'
-      'REVISION).'
+      f'No {_SAFETENSORS[0]} of {model.id} was found on the Hugging Face Hub '
+      f'or, without a network, in its cache, and {_PICKLES[0]} can only be '
+      'read with torch, which is not installed; connect to the network, '
+      f'install torch, or give a revision that has {_SAFETENSORS[0]} '
+      f'(hf://{model.id}@REVISION).'
     )
 
 

@@ -28,7 +28,7 @@ Transformer Models from Multi-Head Checkpoints" (Ainslie et al., 2023).
 {config.emb_dim}, MLP {config.mlp_dim}, {config.num_encoder_layers} encoder \
 and {config.num_decoder_layers} decoder layers, vocabulary \
 {config.vocab_size}, float32
-- Licence: that of the source, which gqa_flax does not know. Add it, and the
+- License: that of the source, which gqa_flax does not know. Add it, and the
   attribution that it asks for, before you publish this folder.
 - The tokenizer is the source's; \
 {'its files are copied' if has_tokenizer else 'it is not in this folder'}.

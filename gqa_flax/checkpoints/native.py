@@ -287,10 +287,9 @@ def _check_native(folder: epath.Path):
     return
   if format := folders.format_of(folder):
     raise folders.MismatchError(
-      f'{folder} is a checkpoint in the format {format!r}; only gqa-flax '
-      'convert reads that: convert it first (gqa-flax convert '
-      f'--gin_file=gin_configs/runs/convert.gin --gin.INPUT={folder} '
-      '--gin.OUTPUT=DIR --gin.NUM_KV_HEADS=NUMBER), and give DIR.'
+      f'{folder} is a checkpoint in the format {format!r}, where one of this '
+      "package's own is needed: convert it first (gqa-flax convert "
+      f'{folder} DIR --num_kv_heads=NUMBER), and give DIR.'
     )
   found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
   items = {native_items.PARAMS, native_items.OPTIMIZER}

@@ -24,7 +24,8 @@ class Found:
   """A checkpoint that is about to be read.
 
   Attributes:
-    folder: Its own, local or on gs:// or s3://.
+    folder: Its own, or the one that was given where it holds several of another
+      format; local or on gs:// or s3://.
     config: The architecture.
     step: Steps since the very first of pre-training; None where the files do
       not say.

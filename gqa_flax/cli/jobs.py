@@ -169,7 +169,7 @@ examples:
     --gin_file=gin_configs/runs/pretrain.gin \\
     --gin.MODEL_DIR=/tmp/mha --gin.TRAIN_STEPS=1000
 
-  # Uptrain a converted checkpoint: it goes on from the checkpoint's step.
+  # Uptrain a converted checkpoint; it continues from the checkpoint's step.
   gqa-flax train --gin_file=gin_configs/models/mini.gin \\
     --gin_file=gin_configs/attention/gqa_2.gin \\
     --gin_file=gin_configs/tasks/wikipedia_span_corruption.gin \\
@@ -184,7 +184,7 @@ examples:
     --gin.TASK_FEATURE_LENGTHS="{'inputs': 512, 'targets': 114}" \\
     --gin.REMAT_POLICY=full --dry_run --num_devices=64
 
-Run the same command again after a stop: it goes on from the last checkpoint.
+After a stop, run the same command again: it continues from the last checkpoint.
 After SIGTERM it saves first, and ends with status 75; Ctrl-C ends it at once,
 with status 130, and saves nothing more.
 """,
@@ -194,7 +194,7 @@ examples:
   gqa-flax convert /tmp/mha /tmp/gqa_2 --num_kv_heads=2
 
   # From the Hugging Face Hub, or its cache where there is no network.
-  gqa-flax convert google/t5-v1_1-small /tmp/t5_gqa_2 --num_kv_heads=2
+  gqa-flax convert google/flan-t5-small /tmp/t5_gqa_2 --num_kv_heads=2
 
   # Hugging Face's files do not say a checkpoint's step: a public T5.1.1 is at
   # 1,000,000 (gin_configs/runs/convert.gin lists others).

@@ -9,8 +9,8 @@ example:
   gqa-flax report --results=results --output=results.html
 
 The page holds every plot, and needs no other file. It begins with a table of
-the claims in claims.jsonl, if the folder has one, and goes on with the reports
-in the folder, which the scripts in experiments/ make of their records.
+the claims in claims.jsonl, if the folder has one, followed by the reports in
+the folder, which the scripts in experiments/ make from their records.
 """
 
 

@@ -197,8 +197,8 @@ SETTINGS: dict[str, Setting] = {
   # Evaluation, decoding and timing.
   'CHECKPOINT': Setting(
     Path(),
-    'Checkpoint of any format, MODEL_DIR, or id on the Hugging Face Hub to '
-    'read.',
+    'Checkpoint to read: a folder of any format, a MODEL_DIR, or an id on the '
+    'Hugging Face Hub.',
   ),
   'OUTPUT_DIR': Setting(Path(), 'Folder for scores and predictions.'),
   'BEST_BY': Setting(

@@ -10,6 +10,8 @@ from gqa_flax.cli import gin_config, gin_text
 
 def sentence(args) -> str:
   """Returns what the command with these arguments does."""
+  if getattr(args, 'dry_run', False):
+    return 'reading the configuration'
   run = getattr(args, 'run', None)
   describe = _SENTENCES.get(getattr(run, '__name__', ''))
   return describe(args) if describe else 'running'
@@ -29,8 +31,6 @@ def value(args, name: str) -> str | None:
 
 
 def _train(args) -> str:
-  if args.dry_run:
-    return 'reading the configuration'
   task, steps = value(args, 'MIXTURE_OR_TASK_NAME'), value(args, 'TRAIN_STEPS')
   return (
     f'training on {task} up to step {_number(steps)} in '

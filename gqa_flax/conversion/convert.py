@@ -123,7 +123,7 @@ def convert_checkpoint(
       that does not say; `checkpoints.published` lists those of published ones.
     method: as in `convert_params`.
     seed: as in `convert_params`.
-    input_format: of `formats.READABLE`; None recognises it.
+    input_format: of `formats.READABLE`; None recognizes it.
     output_format: of `formats.WRITABLE`.
     output_dtype: 'float32' or, for Hugging Face's format, 'bfloat16'.
     optimizer_state: 'reset', or 'carry', which keeps Adafactor's statistics

@@ -36,8 +36,8 @@ def affinity(gram_KHKH, rotate: bool) -> np.ndarray:
 def permutation(affinity_KK, num_groups: int) -> np.ndarray:
   """Returns an order of heads whose contiguous groups are most alike.
 
-  Starts from neighbours and exchanges two heads while the sum of affinities
-  within groups grows; a local optimum, never worse than neighbours.
+  Starts from neighbors and exchanges two heads while the sum of affinities
+  within groups grows; a local optimum, never worse than neighbors.
 
   Args:
     affinity_KK: symmetric.

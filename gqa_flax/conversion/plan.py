@@ -73,7 +73,7 @@ class Conversion:
       statistics: of the attentions' inputs; 'subspace' needs them, 'aligned'
         uses them if they are given.
       permute_heads: whether heads that resemble each other share a group,
-        instead of neighbours; see `grouping`.
+        instead of neighbors; see `grouping`.
       where: the checkpoint's path, for the errors.
 
     Raises:

@@ -98,7 +98,7 @@ def example(
     task: a seqio task.
     tokens: from `examples.read_example`.
     lengths: to how many tokens inputs and targets are cut.
-    in_color: whether neighbouring tokens have different colours; otherwise a
+    in_color: whether neighboring tokens have different colors; otherwise a
       bar stands between them.
   """
   parts = []

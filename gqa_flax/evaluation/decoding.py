@@ -64,7 +64,8 @@ def decode_tokens(
       inputs = partitioning.spread_batch(batch, mesh)['encoder_input_tokens']
       num_rows = len(rest[i * batch_size : (i + 1) * batch_size])
       # All batches have one shape: the first one compiles.
-      with contextlib.nullcontext() if i else status.phase('compiling'):
+      first = status.phase('compiling, and decoding the first batch')
+      with contextlib.nullcontext() if i else first:
         decoded = decode(model, params, inputs, sequence_length['targets'])
         rows = np.asarray(jax.device_get(decoded))[:num_rows]
       watchdog.beat()

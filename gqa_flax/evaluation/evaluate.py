@@ -126,7 +126,7 @@ def _evaluate(
   shardings = partitioning.param_shardings(
     abstract_params(config), config, partitioning.current_mesh()
   )
-  with status.phase(f'restoring {found.folder}'):
+  with status.phase(f'restoring {found}'):
     params = restoring.restore(found, shardings).params
     params = _prepare(params, config, param_dtype)
   partials: dict[TaskScore, Partial] = {}

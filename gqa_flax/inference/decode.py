@@ -17,9 +17,9 @@ def greedy_decode(model, params, encoder_input_tokens, max_decode_length):
 
   Each step takes the most probable token, but a sequence may also end where
   EOS is the runner-up: of all endings seen on the way, the most probable one is
-  returned. Plain argmax, which ends only where EOS is
-  the most probable token, is `sample_decode` with `Greedy()`; the two agree
-  unless EOS was a runner-up before.
+  returned. Plain argmax, which ends only where EOS is the most probable token,
+  is `sample_decode` with `Greedy()`; the two agree unless EOS was a runner-up
+  before.
 
   Args:
     model: a Transformer.

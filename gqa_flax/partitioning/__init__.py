@@ -21,6 +21,7 @@ from gqa_flax.partitioning.cache import (
 )
 from gqa_flax.partitioning.mesh import (
   MeshShape,
+  abstract_mesh,
   current_mesh,
   data_parallel_mesh,
   make_mesh,
@@ -35,6 +36,7 @@ from gqa_flax.partitioning.rules import (
 
 __all__ = [
   'MeshShape',
+  'abstract_mesh',
   'batch_sharding',
   'cache_layout',
   'constrain',

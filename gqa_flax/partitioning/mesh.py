@@ -1,16 +1,19 @@
 """The mesh of devices: how large its axes are, and which device goes where."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from gqa_flax.config import T5Config, divisors
 
 DATA, FSDP, MODEL = AXES = ('data', 'fsdp', 'model')
 AUTO = 'auto'
+# JAX's default differs from version to version.
+_AXIS_TYPES = (AxisType.Auto,) * len(AXES)
 
 # Parameters, gradients and Adafactor's statistics of one parameter: the last
 # two hold little for a matrix, but a float32 copy is made while updating.
@@ -152,7 +155,12 @@ def make_mesh(
     )
   else:
     array = np.asarray(devices).reshape(sizes)
-  return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return Mesh(array, AXES, _AXIS_TYPES)
+
+
+def abstract_mesh(sizes: Sequence[int]) -> AbstractMesh:
+  """Returns a mesh of these sizes, in the order of `AXES`, without devices."""
+  return AbstractMesh(tuple(sizes), AXES, _AXIS_TYPES)
 
 
 def data_parallel_mesh(devices=None) -> Mesh:

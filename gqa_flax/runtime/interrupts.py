@@ -41,6 +41,8 @@ class _Interrupts:
     self._told = False
     self._ending = threading.RLock()
     self._cleanups: list[Callable[[], None]] = []
+    self._leaving = threading.Event()
+    self._flushing = threading.Event()
 
   def install(self):
     """Takes over SIGINT for the rest of the process; call it once.
@@ -52,9 +54,15 @@ class _Interrupts:
       return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    threading.Thread(
-      target=self._watch, args=(reader,), name='interrupts', daemon=True
-    ).start()
+    # Now: while the interpreter ends, no thread can be started.
+    for function, args in (
+      (self._watch, (reader,)),
+      (self._limit, (self._leaving, _FAREWELL_SECONDS)),
+      (self._limit, (self._flushing, _FLUSH_SECONDS)),
+    ):
+      threading.Thread(
+        target=function, args=args, name='interrupts', daemon=True
+      ).start()
     # The signal's number is written by C code, at once; the handler runs in the
     # main thread when that is back in Python.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -136,10 +144,18 @@ class _Interrupts:
     if self._checked:
       _wait_for_signal(reader, _GRACE_SECONDS)
     try:
-      _attempt(self._farewell, _FAREWELL_SECONDS)
-      _attempt(lambda: sys.stdout.flush(), _FLUSH_SECONDS)
+      self._leaving.set()
+      with contextlib.suppress(Exception):  # the output is to be written still
+        self._farewell()
+      self._flushing.set()
+      sys.stdout.flush()
     finally:
       os._exit(EXIT_STATUS)
+
+  def _limit(self, begun: threading.Event, seconds: float):
+    begun.wait()
+    time.sleep(seconds)
+    os._exit(EXIT_STATUS)
 
   def _farewell(self):
     with self._ending:
@@ -147,18 +163,6 @@ class _Interrupts:
       for function in reversed(self._cleanups):
         with contextlib.suppress(Exception):  # the others still have to run
           function()
-
-
-def _attempt(function: Callable[[], None], seconds: float):
-  """Calls a function, whose errors no longer matter, for so long at most."""
-
-  def attempt():
-    with contextlib.suppress(Exception):
-      function()
-
-  thread = threading.Thread(target=attempt, daemon=True)
-  thread.start()
-  thread.join(seconds)
 
 
 def _wait_for_signal(reader: int, seconds: float | None = None):

@@ -23,7 +23,7 @@ from gqa_flax.runtime import status
 _LOG_LEVEL = 'TF_CPP_MIN_LOG_LEVEL'
 _PLATFORMS = 'JAX_PLATFORMS'
 _chosen_level = os.environ.get(_LOG_LEVEL)
-# All but fatal errors, and what absl says of all that come so early.
+# Log lines of every level but FATAL, and what absl prints before early ones.
 _NOISE = re.compile(
   rb'[IWE]\d{4} \d\d:\d\d:\d\d|'
   rb'WARNING: All log messages before absl::InitializeLog|'

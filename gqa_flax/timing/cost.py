@@ -6,7 +6,7 @@ from typing import Any
 
 from gqa_flax.timing.chips import Chip, Slice
 
-# The model axis of a mesh comes last, as its neighbours talk most.
+# The model axis of a mesh comes last, as its neighbors talk most.
 Mesh = tuple[int, int, int]
 
 

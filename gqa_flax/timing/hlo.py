@@ -87,7 +87,10 @@ class Program:
         'The text of a compiled program has no ENTRY; give what '
         'compiled.as_text() returns.'
       )
-    return cls({k: tuple(v) for k, v in computations.items()}, entry)
+    return cls(
+      {name: _with_elements(found) for name, found in computations.items()},
+      entry,
+    )
 
   def loop_body(self, trips: int) -> 'Program':
     """Returns one turn of a loop as a program.
@@ -247,6 +250,48 @@ def _instruction(line: str) -> Instruction | None:
     attributes=line[end + 1 :],
     is_root=bool(name[1]),
   )
+
+
+def _with_elements(
+  instructions: list[Instruction],
+) -> tuple[Instruction, ...]:
+  """Adds the elements of tuples that newer texts name as 'x#2' alone."""
+  known = {i.name: i for i in instructions}
+  result = []
+
+  def add(name):
+    source, _, index = name.rpartition('#')
+    if name in known or not source:
+      return
+    add(source)
+    types = _tuple_types(known[source].type)
+    known[name] = Instruction(
+      name=name,
+      opcode='get-tuple-element',
+      type=types[int(index)],
+      operands=(source,),
+      attributes=f', index={index}',
+      is_root=False,
+    )
+    result.append(known[name])
+
+  for instruction in instructions:
+    for operand in instruction.operands:
+      add(operand)
+    result.append(instruction)
+  return tuple(result)
+
+
+def _tuple_types(text: str) -> list[str]:
+  """Returns the types in a tuple's, which may be tuples themselves."""
+  parts, depth = [''], 0
+  for letter in re.sub(r'/\*.*?\*/', '', text.strip())[1:-1]:
+    depth += (letter in '([{') - (letter in ')]}')
+    if letter == ',' and not depth:
+      parts.append('')
+    else:
+      parts[-1] += letter
+  return [part.strip() for part in parts]
 
 
 def _constants(instructions) -> dict[str, int]:

@@ -180,7 +180,7 @@ def measure(
     )
   compile_seconds = time.monotonic() - begin
   run = _Run(work, mesh, compiled)
-  with status.phase(f'repeating it {repeats + 1} times'):
+  with status.phase(f'running {repeats + 1} repetitions'):
     times = run.repeat(repeats)
   if trace_dir:
     with jax.profiler.trace(trace_dir):

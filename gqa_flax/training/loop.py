@@ -77,7 +77,7 @@ def train(
   The latest checkpoint in model_dir is continued from, as if there had been
   no stop: parameters, optimizer, step and position in the data. Else the
   parameters and the step come from initial_checkpoint, with a new optimizer
-  state unless initial_optimizer is 'carry'; else parameters are initialised by
+  state unless initial_optimizer is 'carry'; else parameters are initialized by
   the seed, at step 0.
 
   Args:
@@ -100,7 +100,7 @@ def train(
     loss_normalizing_factor: see `losses.loss_normalizer`.
     z_loss: coefficient.
     microbatches: parts of a batch in which gradients are accumulated.
-    seed: of initialisation and dropout.
+    seed: of initialization and dropout.
     log_every: steps between records.
     evaluate_every: steps between evaluations.
     run_eval_before_training: whether the evaluators are called before the first

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
 
 from gqa_flax import partitioning
 from gqa_flax.checkpoints.architecture import abstract_params
@@ -58,7 +57,7 @@ def plan(
     config=config,
     num_params=parameters,
   )
-  abstract_mesh = AbstractMesh(shape, AXES)
+  abstract_mesh = partitioning.abstract_mesh(shape)
   state = abstract_state(
     config, optimizer or optimizers.adafactor(), abstract_mesh
   )

@@ -35,7 +35,7 @@ def abstract_state(config: T5Config, optimizer, mesh) -> TrainState:
 
 
 def new_state(config: T5Config, optimizer, seed: int, mesh) -> TrainState:
-  """Initialises parameters and optimizer, each device its own share."""
+  """Initializes parameters and optimizer, each device its own share."""
   shardings = shardings_of(abstract_state(config, optimizer, mesh))
   init = functools.partial(_init, config, optimizer, seed)
   return jax.jit(init, out_shardings=shardings)()

@@ -181,6 +181,7 @@ class _Code:
   ids=['code', 'empty', 'cut_zip', 'text', 'number', 'list'],
 )
 def test_pickles(refused, folder, tmp_path, content, said):
+  pytest.importorskip('torch')
   (folder / 'model.safetensors').unlink()
   (folder / 'pytorch_model.bin').write_bytes(content)
   refused('convert', '--gin.INPUT=copy', 'pytorch_model.bin', said)

@@ -169,6 +169,7 @@ def test_only_publishers_say_the_step(cache, model):
 def test_pickles_are_looked_for_where_there_is_nothing_else(
   cache, model, monkeypatch
 ):
+  pytest.importorskip('torch')
   snapshot = put(cache, model)
   (snapshot / 'model.safetensors').rename(snapshot / 'pytorch_model.bin')
   assert folders.checkpoints_at(ID)[0] == snapshot
@@ -201,6 +202,7 @@ def test_what_is_nowhere_is_one_sentence(cache, capsys, tmp_path, request):
 
 @pytest.mark.usefixtures('unreachable')
 def test_an_incomplete_cache_is_not_taken_for_the_model(cache, model):
+  pytest.importorskip('torch')
   snapshot = put(cache, model)
   (snapshot / 'model.safetensors').unlink()
   with pytest.raises(FileNotFoundError, match='has none of model.safetensors'):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import traverse_util
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from gqa_flax import partitioning
 from gqa_flax.checkpoints.architecture import abstract_params
@@ -21,7 +21,7 @@ P = PartitionSpec
 
 
 def abstract_mesh(*sizes):
-  return AbstractMesh(sizes, AXES)
+  return partitioning.abstract_mesh(sizes)
 
 
 def flat(tree):

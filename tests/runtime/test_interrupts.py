@@ -87,7 +87,8 @@ time.sleep(3600)
 }
 
 PROGRAM = """
-import atexit, ctypes, gc, hashlib, os, signal, sys, threading, time, weakref
+import atexit, ctypes, gc, hashlib, os, signal, sys, threading, time, warnings
+import weakref
 from gqa_flax.runtime import interrupts
 
 def interrupt():
@@ -253,6 +254,8 @@ def test_ignored_stays_ignored():
 
 def test_a_forked_process_is_ended_alone():
   work = """
+# From Python 3.12 on, of any process with threads.
+warnings.simplefilter('ignore', DeprecationWarning)
 child = os.fork()
 if not child:
   interrupt()
