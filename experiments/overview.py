@@ -57,9 +57,9 @@ _ABOUT = """\
 Nothing has been trained at the paper's size yet. This page shows the
 paper's grid on a small model on a CPU, with three seeds, and the paper's times
 as the TPU's own compiler estimates them; the two are never in one table. A
-claim about a difference holds if the difference's 95% interval over the seeds lies
-above zero, does not hold if it lies below, and is undecided if zero is in it.
-Differences are taken seed by seed: seeds share the order of the data, so a
+claim about a difference holds if the difference's 95% interval over the seeds
+lies above zero, does not hold if it lies below, and is undecided if zero is in
+it. Differences are taken seed by seed: seeds share the order of the data, so a
 difference is known better than either of the two numbers. Where a conversion
 draws nothing at random there is one value and no interval. "Paper" is the
 paper's number for its own models, which are larger; it is missing where the

@@ -89,8 +89,9 @@ int8, dequantized; last fine-tuned to write titles) is converted to GQA-2 and
 MQA, by the paper's mean and by `subspace`, a method of ours. Nothing is
 uptrained. {_listed(tuned)} are fine-tuned on the introductions of
 Wikipedia articles and their short descriptions:
-{settings['FINETUNE_STEPS']} steps of {settings['BATCH_SIZE']} rows, {lengths['inputs']} tokens in and
-{lengths['targets']} out, learning rate {settings['LEARNING_RATE']:g}. It took
+{settings['FINETUNE_STEPS']} steps of {settings['BATCH_SIZE']} rows,
+{lengths['inputs']} tokens in and {lengths['targets']} out, learning rate
+{settings['LEARNING_RATE']:g}. It took
 {seconds / 60:.1f} minutes on {provenance['cpus']} CPU cores: one seed and a
 small model, so not a reproduction of the paper's numbers.
 
