@@ -201,6 +201,7 @@ def test_files_and_bindings_go_with_arguments(capsys, tmp_path):
     ),
     (['', 'b', '--num_kv_heads=2'], "INPUT is ''; give a path"),
     (['a', 'b', 'c'], "no place for the argument 'c'"),
+    (['a', '--num_kv_heads=2', 'b', 'c'], "no place for the argument 'c'"),
   ],
 )
 def test_arguments_of_convert_that_cannot_be(capsys, argv, said):
@@ -228,3 +229,12 @@ def test_a_folder_named_by_a_number_is_a_path(capsys):
   assert cli.main(argv) == 0
   lines = capsys.readouterr().out.splitlines()
   assert "INPUT = '20240101'" in lines and "OUTPUT = '7'" in lines
+
+
+@pytest.mark.parametrize('place', range(3))
+def test_flags_stand_anywhere_between_the_arguments(capsys, place):
+  argv = ['in', 'out']
+  argv.insert(place, '--num_kv_heads=2')
+  assert cli.main(['convert', *argv, '--dry-run']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert "INPUT = 'in'" in lines and "OUTPUT = 'out'" in lines

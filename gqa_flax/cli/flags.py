@@ -34,6 +34,11 @@ class Parser(argparse.ArgumentParser):
 
   def parse_known_args(self, args=None, namespace=None):
     namespace, unknown = super().parse_known_args(args, namespace)
+    # argparse takes INPUT and OUTPUT together, or none where a flag is between.
+    for action in self._get_positional_actions():
+      if unknown and getattr(namespace, action.dest, '') is None:
+        if not unknown[0].startswith('-'):
+          setattr(namespace, action.dest, unknown.pop(0))
     if unknown:
       sentence = self._sentence(
         unknown[0], sys.argv[1:] if args is None else args

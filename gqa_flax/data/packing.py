@@ -46,6 +46,7 @@ def pack(
     return tf.where(fits, row, row + 1), tf.where(fits, end, 0), sizes
 
   def pack_batch(batch):
+    # Here B counts examples, F features, and W tokens of the longest example.
     sizes = [
       tf.math.count_nonzero(batch[name], axis=1, dtype=tf.int32)
       for name in lengths

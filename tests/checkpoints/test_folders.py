@@ -194,7 +194,7 @@ def test_other_formats_are_named_with_their_remedy(sources, format, read):
   path = sources[format]
   with pytest.raises(
     ValueError,
-    match=f"in the format '{format}'; .*convert .*--gin.INPUT={path} --gin.OUT",
+    match=f"in the format '{format}', .*gqa-flax convert {path} DIR --num_kv",
   ):
     read(path)
 

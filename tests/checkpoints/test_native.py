@@ -54,7 +54,7 @@ def test_no_checkpoint_is_one_sentence(tmp_path, name):
 
 def test_another_format_is_one_sentence(tmp_path):
   (tmp_path / 'checkpoint_3' / 'state').mkdir(parents=True)
-  with pytest.raises(ValueError, match="in the format 't5x'; .*gqa-flax conv"):
+  with pytest.raises(ValueError, match="in the format 't5x', .*gqa-flax conv"):
     native.restore(tmp_path)
 
 
