@@ -182,8 +182,9 @@ def _verdicts(stages) -> str:
     for name, r in tuned.items()
     if r is not mha
   ]
-  difference = _difference(tuned['MQA mean'], tuned['MQA subspace'])
-  lines.append(f'MQA subspace minus MQA mean: {difference}.')
+  pair = [tuned.get(f'MQA {method}') for method in ('mean', 'subspace')]
+  if all(pair):
+    lines.append(f'MQA subspace minus MQA mean: {_difference(*pair)}.')
   return '\n'.join(
     [
       f'Fine-tuned MHA compared with the baselines, in points: {gaps}. '
