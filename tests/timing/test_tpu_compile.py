@@ -92,6 +92,7 @@ def test_state_is_donated(on_eight, on_one):
     assert cost.output_bytes < 1.05 * cost.alias_bytes
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_flops_are_the_closed_form_and_a_second_forward_pass(on_eight, on_one):
   # What is computed again: the layers, and not the output head.
@@ -102,6 +103,7 @@ def test_flops_are_the_closed_form_and_a_second_forward_pass(on_eight, on_one):
   assert on_eight.flops == pytest.approx(on_one.flops / 8, rel=0.01)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_compilers_own_count_agrees_where_nothing_loops(on_eight, on_one):
   assert on_one.compiler_flops == pytest.approx(on_one.flops, rel=0.05)
@@ -109,6 +111,7 @@ def test_the_compilers_own_count_agrees_where_nothing_loops(on_eight, on_one):
   assert on_eight.compiler_flops == pytest.approx(on_eight.flops / 2, rel=0.05)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_chips_exchange_what_they_must_and_one_chip_nothing(on_eight, on_one):
   kinds = on_eight.collectives
@@ -122,6 +125,7 @@ def test_chips_exchange_what_they_must_and_one_chip_nothing(on_eight, on_one):
   assert on_one.collectives == {} and on_one.collective_seconds == 0
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_estimates_are_above_their_bounds(on_eight, on_one):
   for cost in (on_eight, on_one):

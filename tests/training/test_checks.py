@@ -183,6 +183,7 @@ def test_a_model_dir_that_cannot_be_written_is_named(run, tmp_path):
       run('unused', 2, before=never, model_dir=str(path))
 
 
+@pytest.mark.slow
 def test_a_second_job_in_one_folder_is_refused(run, tmp_path):
   """From within the first one's step, and nothing of the first is touched."""
   said = []

@@ -57,6 +57,7 @@ def test_ctrl_c_ends_the_step_and_the_same_command_goes_on(
   assert_identical(whole.opt_state, interrupted.opt_state)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_cut_short_is_made_up_for(run, tmp_path):
   """The checkpoint is there before: nothing trained is lost with it."""
   calls = []
