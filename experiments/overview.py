@@ -96,8 +96,8 @@ def _section(
     yield _sentences(claims)
   if not all(done):
     yield (
-      f'Of {len(done)} cells {scale.where} {sum(done)} are recorded: what is '
-      'not said here is not known yet.\n'
+      f'{sum(done)} of {len(done)} cells {scale.where} are recorded; the '
+      'others have not been run yet.\n'
     )
   estimates = script.estimates
   for plot in sorted(folder.glob('*.png')):

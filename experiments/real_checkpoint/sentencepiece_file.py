@@ -45,12 +45,12 @@ def convert(tokenizer) -> bytes:
       f'The tokenizer is {model["type"]} and begins with {first}; give one of '
       'T5, a Unigram that begins with <pad>, </s> and <unk>.'
     )
-  proto = pb2.ModelProto()  # type: ignore[attr-defined]
+  proto = pb2.ModelProto()
   Piece = proto.SentencePiece
   for piece, score in pieces:
     kind = Piece.Type.Value(_SPECIAL.get(piece, 'NORMAL'))
     proto.pieces.add(piece=piece, score=score, type=kind)
-  proto.trainer_spec.model_type = pb2.TrainerSpec.UNIGRAM  # type: ignore[attr-defined]
+  proto.trainer_spec.model_type = pb2.TrainerSpec.UNIGRAM
   proto.trainer_spec.vocab_size = len(pieces)
   proto.trainer_spec.pad_id = 0
   proto.trainer_spec.eos_id = 1

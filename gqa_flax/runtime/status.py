@@ -39,7 +39,7 @@ class _Status:
     self._speaks = False
 
   def fall_silent(self):
-    """Lets nothing be printed any more: what follows is the last word."""
+    """Prints nothing from here on, so that the caller has the last word."""
     with self._writing:
       self._over = True
 

@@ -254,4 +254,4 @@ def test_the_overview_says_what_holds_and_what_is_missing(found, tmp_path):
   some = {k: x for k, x in found.items() if '/random/' not in k}
   overview.write(tmp_path, scripts, {'laptop': some}, times)
   text = (tmp_path / 'README.md').read_text()
-  assert text.count("Of 33 cells at the laptop's scale 27 are recorded") == 1
+  assert text.count("27 of 33 cells at the laptop's scale are recorded") == 1
