@@ -96,7 +96,7 @@ class _Injector:
       FaultInjectionError: if it ends otherwise.
     """
     print(f'{name}: to step {self._steps}', flush=True)
-    attempt = self._start(name, 'last')
+    attempt = self._start(name, 'last', job.PATIENT_HEARTBEAT_SECONDS)
     model_dir = self.work_dir / name
     startup = None
     while None in attempt.statuses():
@@ -154,12 +154,13 @@ class _Injector:
           f'{attempt.logs[0]}. {attempt.tail()}'
         )
 
-  def _start(self, name, number):
+  def _start(self, name, number, heartbeat_seconds=job.HEARTBEAT_SECONDS):
     return job.Attempt(
       self.work_dir / name,
       self.work_dir / 'cache',
       self.work_dir / 'logs' / f'{name}_{number}',
       self._steps,
+      heartbeat_seconds,
     )
 
   def _until(self, attempt, kill, startup_seconds):

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHECKPOINT_EVERY = 5
-HEARTBEAT_SECONDS = 10
+HEARTBEAT_SECONDS = 10  # where a process is killed, so that it is noticed soon
+# Where none is killed. A machine that pauses for ten seconds, as virtual ones
+# do, is not a death.
+PATIENT_HEARTBEAT_SECONDS = 300
 GIN_FILES = (
   'models/mini.gin',
   'attention/gqa_2.gin',
@@ -77,6 +80,7 @@ class Attempt:
     cache: pathlib.Path,
     log: pathlib.Path,
     train_steps: int,
+    heartbeat_seconds: int,
   ):
     """Starts both.
 
@@ -85,6 +89,7 @@ class Attempt:
       cache: a folder for what is compiled.
       log: a path to which `_<process>.log` is added.
       train_steps: of the run.
+      heartbeat_seconds: how long a process may be silent before the job ends.
     """
     self._goodput = model_dir / 'goodput.jsonl'
     self._offset = self._goodput.stat().st_size if self._goodput.exists() else 0
@@ -96,10 +101,11 @@ class Attempt:
     log.parent.mkdir(parents=True, exist_ok=True)
     self.start = time.time()
     self.processes = [
-      self._spawn(i, model_dir, cache, train_steps) for i in range(2)
+      self._spawn(i, model_dir, cache, train_steps, heartbeat_seconds)
+      for i in range(2)
     ]
 
-  def _spawn(self, index, model_dir, cache, train_steps):
+  def _spawn(self, index, model_dir, cache, train_steps, heartbeat_seconds):
     bindings = {
       **BINDINGS,
       'MODEL_DIR': str(model_dir),
@@ -113,7 +119,7 @@ class Attempt:
       f'--coordinator_address=localhost:{self.port}',
       '--process_count=2',
       f'--process_index={index}',
-      f'--heartbeat_seconds={HEARTBEAT_SECONDS}',
+      f'--heartbeat_seconds={heartbeat_seconds}',
     ]
     with self.logs[index].open('w') as log:
       return subprocess.Popen(
