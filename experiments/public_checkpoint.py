@@ -17,8 +17,8 @@ for.
 The scripts of Table 1 and of Figures 4 and 5 run their part of it with
 `--scale public`; the report is the same.
 
-Hardware: two CPU cores; a fine-tuning takes minutes, all of it most of a day,
-and an interrupted run continues. Needs `pip install -e '.[study]'`.
+Hardware: two CPU cores; a fine-tuning takes minutes, all of it six hours or
+more, and an interrupted run continues. Needs `pip install -e '.[study]'`.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ MODELS = (MULTI_HEAD, *((K, method) for K in (3, 2, 1) for method in METHODS))
 # Uptrained as well: these, for so many steps of a million.
 UPTRAINED = (MULTI_HEAD, (2, 'mean'), (1, 'mean'), (1, 'subspace'))
 ALPHAS = (0.0001, 0.0004)
-# A model that keeps this share of the multi-head score counts as usable.
-USABLE = 0.9
+# Percentage of the multi-head score from which a model counts as usable.
+USABLE = 90
 # A model at an alpha: its number of key/value heads, its method, alpha.
 Model = tuple[int, str, float]
 
@@ -126,7 +126,7 @@ def report(found: Found, folder: pathlib.Path):
     ]
     kept = ''
     if multi_head and model in average:
-      kept = f'{_kept(average[model], multi_head).mean:.0%}'
+      kept = _kept(average[model], multi_head).shown(1)
     if any(shown):
       rows.append((*_name(model), *shown, kept))
   csv = csv_table(
@@ -144,7 +144,7 @@ def report(found: Found, folder: pathlib.Path):
     [
       '# A public checkpoint, converted and fine-tuned\n',
       _ABOUT,
-      markdown_table(('model', 'alpha', 'average', *COLUMNS, 'of MHA'), rows),
+      markdown_table(('model', 'alpha', 'average', *COLUMNS, '% of MHA'), rows),
       '![Score by model and by uptraining](scores.png)\n',
       _times(found),
       '## What the paper claims\n',
@@ -167,14 +167,17 @@ _ABOUT = paragraph(
   of a million steps, and fine-tuned with the paper's recipe but fewer steps;
   the checkpoint of the best validation score, decoded greedily and scored on
   the test split: mean and 95% interval over {len(SCALE.seeds)} seeds, by
-  Student's t. The average is of ROUGE-1 and BLEU. The last column is the share
-  of the average of MHA without uptraining."""
+  Student's t. The average is of ROUGE-1 and BLEU. The last column is the
+  percentage of the average of MHA without uptraining."""
 )
 
 
 def _plot(path: pathlib.Path, average: Mapping[Model, Seeds]):
-  """Draws the score of what is converted alone, and over uptraining."""
-  figure, ((converted, uptrained),) = plots.panels(1, 2, 9.5, 4.4)
+  """Draws scores after conversion and, once there are any, uptraining."""
+  is_uptrained = any(alpha for _, _, alpha in average)
+  figure, ((converted, *rest),) = plots.panels(
+    1, 2 if is_uptrained else 1, 9.5 if is_uptrained else 6.5, 4.4
+  )
   shown = [model for model in _models() if not model[2] and model in average]
   converted.barh(
     [_name(model)[0] for model in shown],
@@ -186,13 +189,26 @@ def _plot(path: pathlib.Path, average: Mapping[Model, Seeds]):
   converted.invert_yaxis()
   converted.set_title('converted and fine-tuned', fontsize=11)
   converted.set_xlabel('average of ROUGE-1 and BLEU')
+  for panel in rest:
+    _plot_uptrained(panel, average)
+    figure.legend(
+      *panel.get_legend_handles_labels(),
+      loc='lower center',
+      ncols=5,
+      fontsize=9,
+      frameon=False,
+    )
+  plots.save(figure, path, rect=(0, 0.07 * is_uptrained, 1, 1))
+
+
+def _plot_uptrained(panel, average: Mapping[Model, Seeds]):
   for K, method in UPTRAINED:
     points = {
       alpha: average[K, method, alpha]
       for alpha in (0.0, *ALPHAS)
       if (K, method, alpha) in average
     }
-    uptrained.errorbar(
+    panel.errorbar(
       [alpha * SCALE.pretraining_steps for alpha in points],
       [seeds.mean for seeds in points.values()],
       yerr=[seeds.half_width for seeds in points.values()],
@@ -202,16 +218,8 @@ def _plot(path: pathlib.Path, average: Mapping[Model, Seeds]):
       linestyle=_STYLES[method],
       label=_name((K, method, 0.0))[0],
     )
-  uptrained.set_title('uptrained, then fine-tuned', fontsize=11)
-  uptrained.set_xlabel('steps of uptraining')
-  figure.legend(
-    *uptrained.get_legend_handles_labels(),
-    loc='lower center',
-    ncols=5,
-    fontsize=9,
-    frameon=False,
-  )
-  plots.save(figure, path, rect=(0, 0.07, 1, 1))
+  panel.set_title('uptrained, then fine-tuned', fontsize=11)
+  panel.set_xlabel('steps of uptraining')
 
 
 _COLORS = {
@@ -237,9 +245,9 @@ def _times(found: Found) -> str:
 
 
 def _kept(model: Seeds, multi_head: Seeds) -> Seeds:
-  """Returns the share of the multi-head score, seed by seed."""
+  """Returns the percentage of the multi-head score, seed by seed."""
   pairs = zip(model.values, multi_head.values, strict=True)
-  return Seeds.of([own / all_heads for own, all_heads in pairs])
+  return Seeds.of([100 * (own / all_heads) for own, all_heads in pairs])
 
 
 def claims(found: Found) -> list[Claim]:
@@ -270,15 +278,15 @@ def claims(found: Found) -> list[Claim]:
 
 
 def _usable(name: str, method: str, kept: Seeds) -> Claim:
-  above = Seeds.of([share - USABLE for share in kept.values])
+  above = Seeds.of([percent - USABLE for percent in kept.values])
   return Claim(
     f'{name} by {method} is usable at once: without uptraining it keeps at '
-    f"least {USABLE:.0%} of MHA's score",
-    f'{100 * kept.mean:.1f}%',
+    f"least {USABLE}% of MHA's score",
+    f'{kept.mean:.1f}%',
     above.verdict,
     # Of MQA it says the contrary.
     paper=NO_NUMBER if name.startswith('GQA') and method == 'mean' else '',
-    interval=Seeds.of([100 * share for share in kept.values]).interval(1),
+    interval=kept.interval(1),
     joint='; it keeps ',
   )
 

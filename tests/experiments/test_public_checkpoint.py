@@ -90,6 +90,9 @@ def test_the_report_answers_three_questions(found, tmp_path):
   assert '| MHA | 0 | 40.10 ± 0.25 |' in text
   assert '| MQA, mean | 0 | 20.10 ± 0.25 |' in text
   assert '| MQA, subspace | 0.0004 | 39.10 ± 0.25 |' in text
+  # 50.0, 50.125 and 50.249 percent of it, seed by seed.
+  row = next(x for x in text.splitlines() if x.startswith('| MQA, mean | 0 |'))
+  assert row.endswith('| 50.1 ± 0.3 |')
   usable = 'is usable at once: without uptraining it keeps at least 90%'
   assert f'- **Does not hold**: MQA by mean {usable}' in text
   assert f'- Holds: MQA by subspace {usable}' in text
