@@ -241,7 +241,7 @@ def _times(found: Found) -> str:
       rows.append((name, digits(1e3 * time.seconds_a_sample)))
   if not rows:
     return ''
-  return markdown_table(('model', 'ms a sample on this CPU'), rows)
+  return markdown_table(('model', 'ms per sample on this CPU'), rows)
 
 
 def _kept(model: Seeds, multi_head: Seeds) -> Seeds:
